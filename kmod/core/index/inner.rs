@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Inner nodes: children, and the key from which on each of them is the right one.
+
+use super::node::Node;
+
+/// Children that an inner node holds.
+pub(super) const CAPACITY: usize = 84;
+
+/// First word of the low halves of the keys.
+const KEY_LOW: usize = 4;
+/// First word of the high halves of the keys.
+const KEY_HIGH: usize = KEY_LOW + CAPACITY;
+/// First word of the children.
+const CHILD: usize = KEY_HIGH + CAPACITY;
+
+/// A node seen as an inner node.
+///
+/// Child `at` holds the chunks from `key(at)` up to, not including, `key(at + 1)`, and no run
+/// crosses that border. The first child holds all that is below `key(1)`, whatever `key(0)` says.
+#[derive(Clone, Copy)]
+pub(super) struct Inner<'a>(pub(super) &'a Node);
+
+impl Inner<'_> {
+    /// How many children there are.
+    #[inline]
+    pub(super) fn count(self) -> usize {
+        self.0.count().min(CAPACITY)
+    }
+
+    /// Whether no child can be added.
+    pub(super) fn is_full(self) -> bool {
+        self.count() >= CAPACITY
+    }
+
+    /// The border below child `at`.
+    #[inline]
+    pub(super) fn key(self, at: usize) -> u64 {
+        self.0.get_wide(KEY_LOW + at, KEY_HIGH + at)
+    }
+
+    /// Moves the border below child `at`.
+    pub(super) fn set_key(self, at: usize, key: u64) {
+        self.0.set_wide(KEY_LOW + at, KEY_HIGH + at, key);
+    }
+
+    /// Child `at`.
+    #[inline]
+    pub(super) fn child(self, at: usize) -> u32 {
+        self.0.get(CHILD + at)
+    }
+
+    /// Which child holds `chunk`.
+    #[inline]
+    pub(super) fn find(self, chunk: u64) -> usize {
+        let (mut low, mut high) = (1, self.count());
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.key(middle) <= chunk {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low - 1
+    }
+
+    /// Makes the node an inner node with two children.
+    pub(super) fn init(self, level: usize, left: u32, key: u64, right: u32) {
+        self.0.set_header(level, 0);
+        self.put(0, 0, left);
+        self.put(1, key, right);
+        self.0.set_header(level, 2);
+    }
+
+    /// Stores a child and the border below it.
+    fn put(self, at: usize, key: u64, child: u32) {
+        self.set_key(at, key);
+        self.0.set(CHILD + at, child);
+    }
+
+    /// Adds a child at place `at`. There is room for it.
+    pub(super) fn insert(self, at: usize, key: u64, child: u32) {
+        let count = self.count();
+        for from in (at..count).rev() {
+            self.put(from + 1, self.key(from), self.child(from));
+        }
+        self.put(at, key, child);
+        self.0.set_header(self.0.level(), count + 1);
+    }
+
+    /// Takes child `at` out. What it held, its neighbour now holds.
+    pub(super) fn remove(self, at: usize) {
+        let count = self.count();
+        for from in at + 1..count {
+            self.put(from - 1, self.key(from), self.child(from));
+        }
+        self.0.set_header(self.0.level(), count.saturating_sub(1));
+    }
+
+    /// Moves the children from `at` on to `right`, which becomes an inner node.
+    pub(super) fn split_off(self, at: usize, right: Inner<'_>) {
+        let count = self.count();
+        for from in at..count {
+            right.put(from - at, self.key(from), self.child(from));
+        }
+        right.0.set_header(self.0.level(), count.saturating_sub(at));
+        self.0.set_header(self.0.level(), at.min(count));
+    }
+}
