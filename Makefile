@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Each target calls one script, or cargo inside the tool root (scripts/in-root). All the rest is in scripts/.
+#
+#   KERNEL=NAME       default, previous, a series such as 7.2, debug, running (this machine's), own
+#   KERNEL_SRC=DIR    build a kernel from this source tree and use it (KERNEL=own)
+#   WERROR=1          warnings of the module's compilers are errors
+
+ifdef KERNEL_SRC
+KERNEL ?= own
+export KERNEL_SRC
+endif
+KERNEL ?= default
+export KERNEL
+
+CARGO = scripts/in-root cargo
+TESTS ?=
+
+.PHONY: help demo test module setup fmt fmt-check lint doc clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^#   /  /p' $(MAKEFILE_LIST)
+
+demo: ## build all, then show a deployment with snapshots in a virtual machine
+	@scripts/demo
+
+test: ## run the tests: cargo's, and those in virtual machines
+	@scripts/test $(TESTS)
+
+module: ## build dm-holey.ko: target/kmod/RELEASE/dm-holey.ko
+	@scripts/module $(if $(WERROR),--werror)
+
+setup: ## fetch and prepare the tools and the kernel; every other target does so when needed
+	@scripts/setup
+
+fmt: ## format the Rust sources
+	@$(CARGO) fmt --all
+	@scripts/kmod-fmt
+
+fmt-check: ## fail if a Rust source is not formatted
+	@$(CARGO) fmt --all --check
+	@scripts/kmod-fmt --check
+
+lint: ## clippy over userspace and module, shellcheck over the scripts; warnings are errors
+	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@scripts/module --werror --clippy
+	@scripts/lint-shell
+
+doc: ## build the API documentation; warnings are errors
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+clean: ## remove what was built here (the cache of tools and kernels stays: scripts/setup --prune)
+	@rm -rf target

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+# The tool root: a Debian folder tree in the cache with every tool we need, so that nothing depends on
+# the distribution of the machine. Sourced after common.sh.
+
+HOLEY_SUITE=trixie
+# Bump when make_root changes what is in the root without the package list changing.
+HOLEY_ROOT_VERSION=1
+HOLEY_ROOT_PACKAGES=$(sed -e '/^#/d' "$HOLEY_TOP/scripts/lib/root.packages" | tr -s '[:space:]' ' ')
+HOLEY_ROOT=$HOLEY_CACHE/root-$(key "$HOLEY_SUITE" "$HOLEY_ROOT_VERSION" "$HOLEY_ROOT_PACKAGES")
+
+# Tools that the machine itself must have.
+HOLEY_HOST_COMMANDS=(mmdebstrap bwrap)
+HOLEY_HOST_PACKAGES=(mmdebstrap bubblewrap debian-archive-keyring)
+
+need_host_tools() {
+    local command missing=
+    for command in "${HOLEY_HOST_COMMANDS[@]}"; do
+        command -v "$command" >/dev/null || missing+=" $command"
+    done
+    [ -z "$missing" ] && return 0
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        say "this machine lacks$missing: installing ${HOLEY_HOST_PACKAGES[*]}"
+        quietly "$HOLEY_CACHE/host-install.log" install_host_packages
+    else
+        die "this machine lacks$missing. Install them and try again:" \
+            "apt-get install ${HOLEY_HOST_PACKAGES[*]}"
+    fi
+}
+
+install_host_packages() {
+    apt-get update
+    DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        "${HOLEY_HOST_PACKAGES[@]}"
+}
+
+# The mirror that this machine already uses for the archive whose path ends in $1; $2 otherwise.
+host_mirror() {
+    local found
+    found=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
+        sed -e 's/#.*//' | grep -oE "https?://[^] ]+/$1/?( |\$)" | head -n 1 | tr -d ' ' || true)
+    printf '%s\n' "${found:-$2}"
+}
+
+root_sources() {
+    local main security
+    main=${DMHOLEY_MIRROR:-$(host_mirror debian http://deb.debian.org/debian)}
+    security=${DMHOLEY_SECURITY_MIRROR:-$(host_mirror debian-security http://deb.debian.org/debian-security)}
+    cat <<END
+deb $main $HOLEY_SUITE main
+deb $main $HOLEY_SUITE-updates main
+deb $main $HOLEY_SUITE-backports main
+deb $security $HOLEY_SUITE-security main
+END
+}
+
+# Backports never win by themselves (their priority is 100): only the kernel packages are asked for there.
+make_root() {
+    local log=$HOLEY_CACHE/root.log proxy
+    proxy=$(apt-config shell p Acquire::http::Proxy 2>/dev/null | sed -n "s/^p='\(.*\)'\$/\1/p" || true)
+    root_sources >"$HOLEY_CACHE/sources.list"
+    say "making the tool root (Debian $HOLEY_SUITE, once; about a minute): $HOLEY_ROOT"
+    # shellcheck disable=SC2016 # the hook's $1 is mmdebstrap's
+    quietly "$log" mmdebstrap --variant=apt --format=directory \
+        --include="$HOLEY_ROOT_PACKAGES" \
+        --aptopt='APT::Install-Recommends "false"' \
+        --aptopt='Acquire::Retries "3"' \
+        ${proxy:+--aptopt="Acquire::http::Proxy \"$proxy\""} \
+        --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --customize-hook='rm -f "$1/etc/resolv.conf"; touch "$1/etc/resolv.conf" "$1/etc/hosts"' \
+        "$HOLEY_SUITE" "$HOLEY_SCRATCH" "$HOLEY_CACHE/sources.list"
+}
+
+# Make the root unless it is there. Nothing to do inside of it.
+ensure_root() {
+    [ -n "${DMHOLEY_IN_ROOT:-}" ] && return 0
+    need_host_tools
+    [ -d "$HOLEY_ROOT" ] && return 0
+    lock root
+    if [ ! -d "$HOLEY_ROOT" ]; then
+        scratch "${HOLEY_ROOT##*/}"
+        make_root
+        keep_as "$HOLEY_ROOT"
+    fi
+    unlock root
+}
