@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Where a new store goes.
+
+use crate::disk::Access;
+use crate::disk::Device;
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::error::Result;
+use crate::writer::Ground;
+use std::fs::File;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use tempfile::TempPath;
+
+/// A block device this long is looked at before it is overwritten, in bytes.
+const PROBE: usize = 4096;
+
+/// A place for a new store: a file that gets its name when it is complete, or a block device.
+#[derive(Debug)]
+pub struct Output {
+    path: PathBuf,
+    temp: Option<TempPath>,
+    force: bool,
+}
+
+impl Output {
+    /// Prepares `path`. Without `force`, an existing file and a block device that does not start
+    /// with zeros are refused.
+    ///
+    /// Returns the disk to write to and what is on it; call [`Output::commit`] afterwards.
+    pub fn create(path: &Path, force: bool) -> Result<(Self, Device, Ground)> {
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.file_type().is_block_device() => Self::device(path, force),
+            Ok(meta) if meta.is_dir() => Err(Error::refused(
+                path.display(),
+                "is a directory; name the file to make in it",
+            )),
+            Ok(meta) if !meta.is_file() => Err(Error::refused(
+                path.display(),
+                "is neither a regular file nor a block device",
+            )),
+            Ok(_) if !force => Err(exists(path)),
+            Ok(_) => Self::file(path, force),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::file(path, force),
+            Err(e) => Err(Error::path("look at", path, e)),
+        }
+    }
+
+    fn file(path: &Path, force: bool) -> Result<(Self, Device, Ground)> {
+        let stem = path.file_name().unwrap_or_default().to_string_lossy();
+        let temp = tempfile::Builder::new()
+            .prefix(&format!(".{stem}."))
+            .suffix(".part")
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder(path))
+            .map_err(|e| Error::path("make a temporary file beside", path, e))?;
+        let (file, temp) = temp.into_parts();
+        let device = Device::from_file(file, path)?;
+        let output = Self {
+            path: path.to_path_buf(),
+            temp: Some(temp),
+            force,
+        };
+        Ok((output, device, Ground::Zero))
+    }
+
+    fn device(path: &Path, force: bool) -> Result<(Self, Device, Ground)> {
+        let device = Device::open(path, Access::Write)?;
+        let mut start = vec![0; PROBE.min(usize::try_from(device.size()).unwrap_or(PROBE))];
+        crate::disk::read(&device, 0, &mut start)?;
+        if !force && !crate::writer::is_zero(&start) {
+            return Err(Error::refused(
+                path.display(),
+                "holds something: its first 4 KiB are not zero; --force overwrites it",
+            ));
+        }
+        let output = Self {
+            path: path.to_path_buf(),
+            temp: None,
+            force,
+        };
+        Ok((output, device, Ground::Used))
+    }
+
+    /// The store is complete and durable: gives a file its name.
+    pub fn commit(self) -> Result<()> {
+        let Some(temp) = self.temp else {
+            return Ok(());
+        };
+        let named = if self.force {
+            temp.persist(&self.path)
+        } else {
+            temp.persist_noclobber(&self.path)
+        };
+        named.map_err(|e| match e.error.kind() {
+            io::ErrorKind::AlreadyExists => exists(&self.path),
+            _ => Error::path("name", &self.path, e.error),
+        })?;
+        let parent = folder(&self.path);
+        File::open(parent)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| Error::path("flush the folder", parent, e))
+    }
+}
+
+fn exists(path: &Path) -> Error {
+    Error::refused(path.display(), "exists; --force replaces it")
+}
+
+/// The folder of a path.
+pub(crate) fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
