@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Starts QEMU for one run and talks with the guest until it ends.
+
+All channels are socket pairs handed to QEMU, and temporary disks are files without a name, so that nothing is
+left behind however the run ends.
+"""
+
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+# How long a guest may take, after its command has ended, to check itself and to power off.
+LEAVE_SECONDS = 30
+SCAN_SECONDS = 240
+
+
+def die_with_parent():
+    """Run in the child: the kernel kills it when this process is gone, however it went."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def size_in_bytes(text):
+    """512M and the like; None if it is not a size."""
+    unit = {"K": 10, "M": 20, "G": 30, "T": 40}.get(text[-1:].upper())
+    if unit is None or not text[:-1].isdigit():
+        return None
+    return int(text[:-1]) << unit
+
+
+class Machine:
+    """The command line, and the file descriptors that go with it."""
+
+    def __init__(self, options, kernel, initrd, append, console):
+        self.fds = []
+        self.args = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+        self.args += ["-M", "q35,usb=off", "-m", options.mem, "-smp", str(options.smp), "-sandbox", "on"]
+        self.args += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", append]
+        self.args += ["-device", "virtio-rng-pci", "-device", "virtio-serial-pci,max_ports=8"]
+        self.accelerate(options)
+        self.channels = {name: self.channel(name) for name in ("out", "err", "status", "qmp")}
+        self.args += ["-chardev", f"file,id=console,path={console},append=on,input-path={console}.in"]
+        self.args += ["-serial", "chardev:console", "-mon", "chardev=qmp,mode=control"]
+        for number, name in enumerate(("out", "err", "status"), start=1):
+            self.args += ["-device", f"virtserialport,chardev={name},nr={number},name=dmholey.{name}"]
+        for number, disk in enumerate(options.disk):
+            self.disk(number, disk)
+
+    def accelerate(self, options):
+        if options.icount:
+            self.args += ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max,la57=off"]
+            self.args += ["-seed", "1", "-rtc", "base=2026-01-01,clock=vm"]
+        elif options.accel == "kvm":
+            self.args += ["-accel", "kvm", "-cpu", "host"]
+        else:
+            self.args += ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]
+
+    def channel(self, name):
+        ours, theirs = socket.socketpair()
+        self.fds.append(theirs.detach())
+        self.args += ["-chardev", f"socket,id={name},fd={self.fds[-1]}"]
+        return ours
+
+    def disk(self, number, disk):
+        path, _, flags = disk.partition(",")
+        size = size_in_bytes(path)
+        if size is not None:
+            with tempfile.TemporaryFile(dir="/var/tmp") as file:
+                file.truncate(size)
+                self.fds.append(os.dup(file.fileno()))
+            self.args += ["-add-fd", f"fd={self.fds[-1]},set={number}"]
+            path = f"/dev/fdset/{number}"
+        node = {"driver": "raw", "node-name": f"disk{number}", "discard": "unmap", "read-only": flags == "ro"}
+        node["file"] = {"driver": "file", "filename": path, "read-only": flags == "ro"}
+        self.args += ["-blockdev", json.dumps(node)]
+        self.args += ["-device", f"virtio-blk-pci,drive=disk{number},serial=disk{number}"]
+
+    def share(self, tag, path, writable):
+        readonly = "off" if writable else "on"
+        model = f"local,id={tag},path={str(path).replace(',', ',,')},security_model=none"
+        self.args += ["-fsdev", f"{model},readonly={readonly},multidevs=remap"]
+        self.args += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+
+
+class Guest:
+    """A running machine. `run()` returns when it has ended; the attributes then tell how."""
+
+    def __init__(self, machine, keys, quiet=False):
+        self.channels = machine.channels
+        self.keys = keys
+        self.quiet = quiet
+        self.exit_status = None
+        self.error = None
+        self.ready = False
+        self.timed_out = False
+        self.status_text = b""
+        self.deadline = None
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            machine.args,
+            pass_fds=machine.fds,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            preexec_fn=die_with_parent,
+        )
+        for fd in machine.fds:
+            os.close(fd)
+
+    def run(self, timeout):
+        """Passes on what the guest says until it ends or the time is up."""
+        self.deadline = time.monotonic() + timeout
+        selector = selectors.DefaultSelector()
+        for name in ("out", "err", "status"):
+            selector.register(self.channels[name], selectors.EVENT_READ, name)
+        try:
+            while selector.get_map() and self.serve(selector):
+                pass
+            self.process.wait(timeout=10)
+        finally:
+            self.kill()
+            selector.close()
+
+    def serve(self, selector):
+        """One step; False when there is no reason to go on."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            self.out_of_time(selector)
+            return False
+        for event, _ in selector.select(left):
+            self.receive(selector, event.fileobj, event.data)
+        return True
+
+    def receive(self, selector, channel, name):
+        try:
+            data = channel.recv(1 << 16)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            selector.unregister(channel)
+        elif name == "status":
+            self.hear(data)
+        elif not self.quiet:
+            stream = sys.stdout.buffer if name == "out" else sys.stderr.buffer
+            stream.write(data)
+            stream.flush()
+
+    def hear(self, data):
+        """Lines from the guest's init: ready, exit N, scanning, error TEXT."""
+        self.status_text += data
+        *lines, self.status_text = self.status_text.split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode(errors="replace").partition(" ")
+            if word == "ready":
+                self.ready = True
+                self.boot_seconds = time.monotonic() - self.started
+            elif word == "exit":
+                self.exit_status = int(rest)
+                self.deadline = time.monotonic() + LEAVE_SECONDS
+            elif word == "scanning":
+                self.deadline = time.monotonic() + SCAN_SECONDS
+            elif word == "error":
+                self.error = rest
+
+    def out_of_time(self, selector):
+        """Ask the kernel where its blocked tasks and its CPUs are, for the log, before the end."""
+        self.timed_out = True
+        try:
+            self.sysrq(b"wl")
+        except (OSError, ValueError):
+            return
+        self.deadline = time.monotonic() + 2
+        while selector.get_map() and (left := self.deadline - time.monotonic()) > 0:
+            for event, _ in selector.select(left):
+                self.receive(selector, event.fileobj, event.data)
+
+    def sysrq(self, keys):
+        """On a serial console a break and a letter make a magic SysRq."""
+        channel = self.channels["qmp"]
+        channel.settimeout(2)
+        stream = channel.makefile("rw")
+        commands = [{"execute": "qmp_capabilities"}]
+        stream.readline()
+        for key in keys:
+            commands.append({"execute": "chardev-send-break", "arguments": {"id": "console"}})
+            for command in commands:
+                stream.write(json.dumps(command) + "\n")
+                stream.flush()
+                while "event" in json.loads(stream.readline() or "{}"):
+                    pass
+            commands.clear()
+            time.sleep(0.3)
+            os.write(self.keys, bytes([key]))
+            time.sleep(0.7)
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def complaint(self):
+        """What QEMU itself had to say."""
+        return self.process.stderr.read().decode(errors="replace").strip()
