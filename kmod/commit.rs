@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The worker of a copier: group commit, and everything that has to be done where sleeping is
+//! allowed.
+//!
+//! While a commit is on its way to the disk, copies and writes go on and gather the next one.
+//! A commit may fill several areas. All of them but the first are written plainly; the first is
+//! written last, with PREFLUSH and FUA, and until then the list ends in it: one flush makes data,
+//! later areas and first area durable in this order.
+//!
+//! The exceptions of a commit are settled when it is durable and when the readers that might still
+//! be reading their chunks from the origin are gone.
+
+use crate::copier::run_of;
+use crate::copier::Copier;
+use crate::copier::LINGER_MS;
+use crate::dm::without_io;
+use crate::dm::Durability;
+use crate::holey_core::format::Exception;
+use crate::overlay::Area;
+use crate::overlay::Bio;
+use crate::overlay::Bios;
+use crate::overlay::Condition;
+use crate::overlay::Overlay;
+use crate::overlay::Role;
+use crate::overlay::State;
+use crate::overlay::Waiters;
+use crate::store;
+use core::mem;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::time::msecs_to_jiffies;
+use kernel::workqueue::WorkItem;
+
+/// Areas that one commit may fill behind the current one.
+const SPILL_AREAS: usize = 16;
+
+/// The next thing to do.
+enum Chore {
+    Finish(Bios),
+    Send(Bios),
+    Invalidate,
+    Retry(Waiters, bool),
+    Commit,
+    Linger,
+}
+
+impl WorkItem for Copier {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        let Some(overlay) = this.overlay() else {
+            return;
+        };
+        loop {
+            let chore = next_chore(&mut overlay.state.lock());
+            let Some(chore) = chore else {
+                break;
+            };
+            let go_on = without_io(|| attend(&this, overlay, chore));
+            if !go_on {
+                break;
+            }
+        }
+    }
+}
+
+/// Does one thing. False if the rest is for another copier.
+fn attend(this: &Arc<Copier>, overlay: &Overlay, chore: Chore) -> bool {
+    match chore {
+        Chore::Finish(bios) => finish(this, overlay, bios),
+        Chore::Send(bios) => send(bios),
+        Chore::Invalidate => declare_invalid(this, overlay),
+        Chore::Retry(waiters, valid) => retry(this, overlay, waiters, valid),
+        Chore::Commit => commit(this, overlay),
+        Chore::Linger => return linger(this, overlay),
+    }
+    true
+}
+
+fn next_chore(state: &mut State) -> Option<Chore> {
+    if !state.late.is_empty() {
+        return Some(Chore::Finish(mem::take(&mut state.late)));
+    }
+    if !state.send.is_empty() {
+        return Some(Chore::Send(mem::take(&mut state.send)));
+    }
+    if state.condition == Condition::Invalidating {
+        return Some(Chore::Invalidate);
+    }
+    let blocked = !state.blocked.writes.is_empty() || !state.blocked.origin.is_empty();
+    if blocked && state.can_unblock() {
+        let valid = state.condition == Condition::Valid;
+        return Some(Chore::Retry(mem::take(&mut state.blocked), valid));
+    }
+    if !state.has_work() {
+        return None;
+    }
+    Some(if state.has_urgent_work() {
+        Chore::Commit
+    } else {
+        Chore::Linger
+    })
+}
+
+/// Waits for more exceptions to share a commit. False if this copier has nothing to do with it.
+fn linger(this: &Arc<Copier>, overlay: &Overlay) -> bool {
+    let patience = msecs_to_jiffies(LINGER_MS);
+    let stop = || this.is_retired() || overlay.state.lock().has_urgent_work();
+    let Ok(patience) = patience.try_into() else {
+        return false;
+    };
+    if !overlay.changed.wait_for(patience, stop) {
+        let mut state = overlay.state.lock();
+        state.wanted = state.pending.issued();
+    }
+    !this.is_retired()
+}
+
+/// Finishes fresh writes whose chunks could not be mapped where they ended.
+fn finish(this: &Arc<Copier>, overlay: &Overlay, mut bios: Bios) {
+    while let Some(mut bio) = bios.pop() {
+        let run = run_of(bio.data());
+        bio.data().role = Role::Plain;
+        let mut writes = Bios::default();
+        let mapped = this.map_run(overlay, run, &mut writes);
+        while let Some(mut write) = writes.pop() {
+            if mapped {
+                let chunk = overlay.chunk().chunk_of(write.sector());
+                this.direct(overlay, &mut write, run.cow + (chunk - run.origin));
+                write.submit();
+            } else {
+                write.end_error();
+            }
+        }
+        if !mapped {
+            bio.end_error();
+        } else if bio.is_fua() {
+            Copier::await_durable(overlay, bio);
+        } else {
+            bio.end_ok();
+        }
+    }
+}
+
+fn send(mut bios: Bios) {
+    while let Some(bio) = bios.pop() {
+        bio.submit();
+    }
+}
+
+fn retry(this: &Arc<Copier>, overlay: &Overlay, mut waiters: Waiters, valid: bool) {
+    while let Some(bio) = waiters.writes.pop() {
+        if valid {
+            Copier::write_again(this, overlay, bio);
+        } else {
+            bio.end_error();
+        }
+    }
+    write_origin(this, waiters.origin);
+}
+
+/// Lets origin writes ask again.
+fn write_origin(this: &Arc<Copier>, mut bios: Bios) {
+    while let Some(bio) = bios.pop() {
+        let (start, sectors) = (bio.sector(), u64::from(bio.sectors()));
+        if let Some(bio) = this.origin.admit(start, sectors, bio) {
+            bio.submit();
+        }
+    }
+}
+
+/// Makes the header say that the store is invalid, then lets everybody go on.
+fn declare_invalid(this: &Arc<Copier>, overlay: &Overlay) {
+    if store::write_header(&this.io, this.cow_device(), overlay, false).is_err() {
+        pr_err!(
+            "COW device {}: the header could not be marked invalid; do not activate it again\n",
+            this.cow_number()
+        );
+    }
+    let mut flushes = Bios::default();
+    let mut state = overlay.state.lock();
+    state.condition = Condition::Invalid;
+    while let Some((_, mut waiters)) = state.pending.give_up() {
+        state.blocked.writes.append(&mut waiters.writes);
+        state.blocked.origin.append(&mut waiters.origin);
+    }
+    flushes.append(&mut state.flushes);
+    overlay.note(&state);
+    drop(state);
+    drop(flushes);
+    overlay.changed.wake();
+    this.table.raise_event();
+}
+
+fn commit(this: &Arc<Copier>, overlay: &Overlay) {
+    let mut area = overlay.area.lock();
+    let result = write_commit(this, overlay, &mut area);
+    overlay.note_area(area.image.area());
+    drop(area);
+    match result {
+        Ok(()) => settle(this, overlay),
+        Err(_) => Copier::invalidate(this, "writing an exception area failed"),
+    }
+}
+
+/// Writes what is ready. When it returns, that is durable and nobody reads its chunks from the
+/// origin.
+fn write_commit(this: &Arc<Copier>, overlay: &Overlay, area: &mut Area) -> Result {
+    let Area {
+        image,
+        spill,
+        zeros,
+    } = area;
+    let (io, cow) = (&this.io, this.cow_device());
+    store::prepare(io, cow, overlay, image, zeros)?;
+    take(overlay, |entry| image.push(entry));
+    let mut spilled = false;
+    if image.is_full() {
+        let first = image.area().saturating_add(1);
+        for next in (first..).take(SPILL_AREAS) {
+            if overlay.state.lock().pending.ready_len() == 0 {
+                break;
+            }
+            spill.start(next);
+            store::prepare(io, cow, overlay, spill, zeros)?;
+            if take(overlay, |entry| spill.push(entry)) == 0 {
+                break;
+            }
+            store::write_image(io, cow, overlay, spill, Durability::Volatile)?;
+            spilled = true;
+            if !spill.is_full() {
+                break;
+            }
+        }
+    }
+    let old = overlay.readers.turn();
+    let written = store::write_image(io, cow, overlay, image, Durability::FlushedAndDurable);
+    overlay
+        .changed
+        .wait_until(|| overlay.readers.is_quiet(old));
+    written?;
+    if spilled {
+        mem::swap(image, spill);
+    }
+    image.wrote();
+    Ok(())
+}
+
+fn take(overlay: &Overlay, accept: impl FnMut(Exception) -> bool) -> usize {
+    overlay.state.lock().pending.take(accept)
+}
+
+/// Lets those go on who waited for the commit.
+fn settle(this: &Arc<Copier>, overlay: &Overlay) {
+    let mut origin = Bios::default();
+    let mut done = Bios::default();
+    let mut forward = Bios::default();
+    let mut state = overlay.state.lock();
+    while let Some((_, mut waiters)) = state.pending.settle() {
+        origin.append(&mut waiters.origin);
+    }
+    let durable = state.pending.durable();
+    while state.flushes.first().is_some_and(|tag| tag.ticket <= durable) {
+        let Some(mut bio) = state.flushes.pop() else {
+            break;
+        };
+        if bio.data().forward {
+            forward.push(bio);
+        } else {
+            done.push(bio);
+        }
+    }
+    overlay.note(&state);
+    drop(state);
+    overlay.changed.wake();
+    while let Some(bio) = done.pop() {
+        bio.end_ok();
+    }
+    while let Some(bio) = forward.pop() {
+        flush_cow(this, bio);
+    }
+    write_origin(this, origin);
+}
+
+fn flush_cow(this: &Copier, mut bio: Bio) {
+    bio.set_target(this.cow_device(), 0);
+    bio.submit();
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which COW chunk is used next.
+//!
+//! Chunks are handed out in ascending order, around the metadata chunks, as the format's sizing
+//! rules expect. Exceptions are listed in the order in which their data arrived, so a crash may
+//! leave chunks behind that no entry names: loading finds these holes and they are used first.
+
+use super::format::Layout;
+use super::format::UsedMap;
+use core::ops::DerefMut;
+
+/// A run of consecutive COW chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first chunk.
+    pub first: u64,
+    /// How many, at least 1.
+    pub len: u64,
+}
+
+/// Hands out the data chunks of one COW device.
+///
+/// `H` is memory for the holes that are remembered; more holes than fit stay unused until the
+/// store is loaded again.
+pub struct Allocator<H> {
+    layout: Layout,
+    next_free: u64,
+    in_use: u64,
+    holes: H,
+    hole_count: usize,
+}
+
+impl<H: DerefMut<Target = [u64]>> Allocator<H> {
+    /// An allocator for an empty store.
+    pub fn new(layout: Layout, holes: H) -> Self {
+        Self {
+            layout,
+            next_free: Layout::FIRST_DATA,
+            in_use: 0,
+            holes,
+            hole_count: 0,
+        }
+    }
+
+    /// Takes over what loading found: `listed` entries, the largest of them in COW chunk `highest`
+    /// (0 if there is none), all of them marked in `used`.
+    pub fn restore(&mut self, listed: u64, highest: u64, used: &UsedMap<'_>) {
+        self.next_free = self.layout.skip_metadata(highest.saturating_add(1));
+        self.in_use = listed;
+        self.hole_count = 0;
+        let spread = highest.saturating_sub(Layout::FIRST_DATA);
+        if listed > spread {
+            return;
+        }
+        for chunk in Layout::FIRST_DATA..highest {
+            if !self.layout.is_metadata(chunk) && !used.is_used(chunk) && !self.keep_hole(chunk) {
+                return;
+            }
+        }
+    }
+
+    /// Takes up to `want` consecutive chunks of a device that has `cow_chunks` now; fewer, if the
+    /// run would meet metadata or the end. `None` when the store is full.
+    pub fn take(&mut self, want: u64, cow_chunks: u64) -> Option<Run> {
+        let room = self.layout.capacity(cow_chunks).saturating_sub(self.in_use);
+        if want == 0 || room == 0 {
+            return None;
+        }
+        let run = match self.pop_hole(cow_chunks) {
+            Some(hole) => Run { first: hole, len: 1 },
+            None => self.bump(want.min(room), cow_chunks)?,
+        };
+        self.in_use = self.in_use.saturating_add(run.len);
+        Some(run)
+    }
+
+    /// Gives chunks back that were taken and never listed.
+    pub fn give_back(&mut self, run: Run) {
+        self.in_use = self.in_use.saturating_sub(run.len);
+        for chunk in run.first..run.first.saturating_add(run.len) {
+            if !self.keep_hole(chunk) {
+                return;
+            }
+        }
+    }
+
+    /// Forgets all chunks behind the first `listed` entries, of which the highest names `highest`.
+    /// This is what a merge does after it has taken entries off the end of the list.
+    pub fn truncate(&mut self, listed: u64, next_free: u64) {
+        self.in_use = listed;
+        self.next_free = self.layout.skip_metadata(next_free);
+        self.hole_count = 0;
+    }
+
+    /// The first chunk behind all that were ever taken: the store's allocated size.
+    pub fn next_free(&self) -> u64 {
+        self.next_free
+    }
+
+    /// Chunks that hold data or are about to.
+    pub fn in_use(&self) -> u64 {
+        self.in_use
+    }
+
+    fn bump(&mut self, want: u64, cow_chunks: u64) -> Option<Run> {
+        let first = self.next_free;
+        let stride = self.layout.entries() + 1;
+        // Areas stand at 1 modulo the stride; a data chunk has at most `entries` data chunks from
+        // itself to the next one.
+        let to_area = stride - (first + stride - 1) % stride;
+        let len = want.min(to_area).min(cow_chunks.checked_sub(first)?);
+        if len == 0 {
+            return None;
+        }
+        self.next_free = self.layout.skip_metadata(first.saturating_add(len));
+        Some(Run { first, len })
+    }
+
+    fn pop_hole(&mut self, cow_chunks: u64) -> Option<u64> {
+        let at = self.hole_count.checked_sub(1)?;
+        let hole = *self.holes.get(at)?;
+        self.hole_count = at;
+        (hole < cow_chunks).then_some(hole)
+    }
+
+    fn keep_hole(&mut self, chunk: u64) -> bool {
+        match self.holes.get_mut(self.hole_count) {
+            Some(place) => {
+                *place = chunk;
+                self.hole_count += 1;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::ChunkSize;
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn layout() -> Layout {
+        Layout::new(ChunkSize::new(8).unwrap())
+    }
+
+    #[test]
+    fn runs_stop_at_metadata_and_at_the_end() {
+        let mut alloc = Allocator::new(layout(), vec![0; 4]);
+        assert_eq!(alloc.take(300, 1000), Some(Run { first: 2, len: 256 }));
+        assert_eq!(alloc.next_free(), 259);
+        assert_eq!(alloc.take(300, 262), Some(Run { first: 259, len: 3 }));
+        assert_eq!(alloc.take(1, 262), None);
+        assert_eq!(alloc.take(1, 263), Some(Run { first: 262, len: 1 }));
+    }
+
+    #[test]
+    fn last_slot_of_an_area_needs_the_next_area() {
+        // Header, area 0 and 256 data chunks: area 1 is not on the device.
+        let mut alloc = Allocator::new(layout(), vec![0; 4]);
+        assert_eq!(alloc.take(256, 258), Some(Run { first: 2, len: 255 }));
+        assert_eq!(alloc.take(1, 258), None);
+        assert_eq!(alloc.take(1, 259), Some(Run { first: 257, len: 1 }));
+    }
+
+    #[test]
+    fn holes_are_found_and_used_first() {
+        let mut words = vec![0; 16];
+        let mut used = UsedMap::new(&mut words);
+        for chunk in [2, 3, 6, 260] {
+            assert!(used.claim(chunk));
+        }
+        let mut alloc = Allocator::new(layout(), vec![0; 1000]);
+        alloc.restore(4, 260, &used);
+        assert_eq!(alloc.next_free(), 261);
+        let mut got: Vec<u64> = Vec::new();
+        while alloc.next_free() == 261 {
+            got.push(alloc.take(1, 600).unwrap().first);
+        }
+        let fresh = got.pop();
+        assert_eq!(fresh, Some(261));
+        got.sort_unstable();
+        let mut want: Vec<u64> = vec![4, 5];
+        want.extend(7..258);
+        want.push(259);
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn given_back_chunks_are_taken_again() {
+        let mut alloc = Allocator::new(layout(), vec![0; 4]);
+        let run = alloc.take(2, 100).unwrap();
+        alloc.give_back(run);
+        assert_eq!(alloc.in_use(), 0);
+        let first = alloc.take(1, 100).unwrap().first;
+        let second = alloc.take(1, 100).unwrap().first;
+        assert_eq!(first + second, 5);
+    }
+}

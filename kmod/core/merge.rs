@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which exceptions are folded back together.
+//!
+//! A merge goes from the end of the list to its start, a *window* at a time: the entries of the
+//! window are sorted by origin chunk and joined into runs, all of them are copied with deep
+//! queues, the origin is flushed once, and one metadata write cuts the list off where the window
+//! began. A power cut anywhere leaves a list whose entries still hold the right content, so that
+//! copying them again does no harm.
+
+use super::format::Exception;
+use super::format::Layout;
+
+/// A place in the list of exceptions: where it ends, or where a window begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Number of the area.
+    pub area: u64,
+    /// Entry of that area.
+    pub slot: u64,
+}
+
+impl Position {
+    /// The place before entry `index` of the whole list.
+    pub fn of(layout: Layout, index: u64) -> Self {
+        Self {
+            area: index / layout.entries(),
+            slot: index % layout.entries(),
+        }
+    }
+
+    /// How many entries stand before this place.
+    pub fn index(self, layout: Layout) -> u64 {
+        self.area
+            .saturating_mul(layout.entries())
+            .saturating_add(self.slot)
+    }
+}
+
+/// Where the window that ends the list of `listed` entries begins, if it may hold `most` entries.
+///
+/// A window that would leave only a few entries in the area where it begins is not worth a second
+/// metadata write there: it begins at an area's start where one lies within its reach.
+pub fn window_start(layout: Layout, listed: u64, most: u64) -> Position {
+    let reach = listed.saturating_sub(most.max(1));
+    let area_start = reach.next_multiple_of(layout.entries());
+    Position::of(layout, if area_start < listed { area_start } else { reach })
+}
+
+/// A run of chunks that are consecutive on origin and COW device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First chunk on the origin.
+    pub origin: u64,
+    /// First chunk on the COW device.
+    pub cow: u64,
+    /// Chunks, at least 1.
+    pub len: u64,
+}
+
+/// The entries of a window, sorted by origin chunk.
+///
+/// # Invariants
+///
+/// `entries` is sorted by origin chunk.
+pub struct Window<'a> {
+    entries: &'a [Exception],
+}
+
+impl<'a> Window<'a> {
+    /// Sorts the entries. No origin chunk may be in there twice.
+    pub fn plan(entries: &'a mut [Exception]) -> Self {
+        entries.sort_unstable_by_key(|entry| entry.origin);
+        // INVARIANT: Just sorted.
+        Self { entries }
+    }
+
+    /// Takes entries that [`Self::plan`] has sorted before.
+    pub fn of_sorted(entries: &'a [Exception]) -> Self {
+        Self { entries }
+    }
+
+    /// Whether a chunk of `first..=last` is in the window.
+    pub fn touches(&self, first: u64, last: u64) -> bool {
+        let at = self.entries.partition_point(|entry| entry.origin < first);
+        self.entries.get(at).is_some_and(|entry| entry.origin <= last)
+    }
+
+    /// The runs of the window, in the order of the origin, none longer than `most` chunks.
+    pub fn runs(&self, most: u64) -> Runs<'a> {
+        Runs {
+            rest: self.entries,
+            most: most.max(1),
+        }
+    }
+}
+
+/// Iterator over the runs of a window.
+pub struct Runs<'a> {
+    rest: &'a [Exception],
+    most: u64,
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let (first, mut rest) = self.rest.split_first()?;
+        let mut run = Run {
+            origin: first.origin,
+            cow: first.cow,
+            len: 1,
+        };
+        while let Some((next, after)) = rest.split_first() {
+            let follows = next.origin.checked_sub(run.origin) == Some(run.len)
+                && next.cow.checked_sub(run.cow) == Some(run.len);
+            if !follows || run.len >= self.most {
+                break;
+            }
+            run.len += 1;
+            rest = after;
+        }
+        self.rest = rest;
+        Some(run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::ChunkSize;
+    use super::*;
+    use std::vec::Vec;
+
+    fn layout() -> Layout {
+        Layout::new(ChunkSize::new(8).unwrap())
+    }
+
+    fn entry(origin: u64, cow: u64) -> Exception {
+        Exception { origin, cow }
+    }
+
+    #[test]
+    fn windows_begin_at_an_area_if_one_is_in_reach() {
+        let at = |area, slot| Position { area, slot };
+        assert_eq!(window_start(layout(), 1000, 4096), at(0, 0));
+        assert_eq!(window_start(layout(), 1000, 512), at(2, 0));
+        assert_eq!(window_start(layout(), 1000, 100), at(3, 132));
+        assert_eq!(window_start(layout(), 1, 0), at(0, 0));
+        assert_eq!(at(3, 132).index(layout()), 900);
+    }
+
+    #[test]
+    fn runs_join_what_is_consecutive_on_both_sides() {
+        let mut entries = [
+            entry(7, 5),
+            entry(3, 10),
+            entry(4, 11),
+            entry(5, 13),
+            entry(6, 14),
+            entry(8, 6),
+        ];
+        let window = Window::plan(&mut entries);
+        let runs: Vec<_> = window.runs(100).map(|r| (r.origin, r.cow, r.len)).collect();
+        assert_eq!(runs, [(3, 10, 2), (5, 13, 2), (7, 5, 2)]);
+        assert_eq!(window.runs(1).count(), 6);
+        assert!(window.touches(0, 3) && window.touches(8, 20) && window.touches(4, 4));
+        assert!(!window.touches(0, 2) && !window.touches(9, 20));
+    }
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What can be decided without touching a bio.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | [`mod@format`] | where the persistent store keeps what, and what it may contain |
+//! | [`index`] | which chunks live in the COW device, and where |
+//! | [`alloc`] | which COW chunk is used next |
+//! | [`area`] | what the next metadata write holds |
+//! | [`table`] | what a table line asks for |
+//! | [`pending`] | which exceptions are being made, and who waits for them |
+//! | [`epoch`] | when every reader that could see the old state is gone |
+//! | [`merge`] | which exceptions are folded back together |
+//!
+//! Nothing in here allocates, locks, blocks or panics: callers own the memory and the locks.
+//! Sibling modules are named through `super`, as the crate root differs between the module and cargo.
+
+pub mod alloc;
+pub mod area;
+pub mod epoch;
+pub mod format;
+pub mod index;
+pub mod merge;
+pub mod pending;
+pub mod table;

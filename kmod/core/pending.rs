@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which exceptions are being made, and who waits for them.
+//!
+//! A chunk has a slot in this table from the moment it gets a COW chunk until it is *stable*:
+//! durable in the store, and no reader of the old place left. Its life:
+//!
+//! ```text
+//! insert        ready               take                 settle
+//!   ---> Filling ----> Ready (queued) ----> Committing ----> (gone)
+//!           |          mapped in the index;  its entry is
+//!        abandon       writes go to COW      on the way to disk
+//! ```
+//!
+//! Ready slots are numbered by *tickets*, 1 for the first. Commits take them in that order, so
+//! "everything that was ready when the flush came" is one number, compared with [`Pending::durable`].
+//!
+//! The table has a fixed number of slots in memory that the caller owns. A full table is
+//! backpressure: whoever wants a slot waits until one is settled.
+
+use super::format::Exception;
+use core::mem;
+use core::ops::DerefMut;
+
+/// End of a chain.
+const NIL: u32 = u32::MAX;
+
+/// How far an exception has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The slot is not in use.
+    Free,
+    /// The COW chunk is being filled: by a copy of the origin chunk or by the write itself.
+    Filling,
+    /// The COW chunk is complete and mapped; the entry is not on its way to disk yet.
+    Ready,
+    /// The entry is part of a metadata write.
+    Committing,
+}
+
+/// One exception in the making, with those who wait for it (`W`).
+#[derive(Debug)]
+pub struct Slot<W> {
+    exception: Exception,
+    state: State,
+    ticket: u64,
+    next_in_bucket: u32,
+    next_in_queue: u32,
+    /// Who waits for this chunk.
+    pub waiters: W,
+}
+
+impl<W: Default> Slot<W> {
+    /// A slot that is not in use.
+    pub fn new() -> Self {
+        Self {
+            exception: Exception { origin: 0, cow: 0 },
+            state: State::Free,
+            ticket: 0,
+            next_in_bucket: NIL,
+            next_in_queue: NIL,
+            waiters: W::default(),
+        }
+    }
+
+    /// The chunk and where its content goes.
+    pub fn exception(&self) -> Exception {
+        self.exception
+    }
+
+    /// How far it has come.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The ticket it got when it became ready; 0 before.
+    pub fn ticket(&self) -> u64 {
+        self.ticket
+    }
+}
+
+impl<W: Default> Default for Slot<W> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    head: u32,
+    tail: u32,
+}
+
+impl Queue {
+    const EMPTY: Self = Self {
+        head: NIL,
+        tail: NIL,
+    };
+}
+
+/// The table. `S` is memory for the slots, `B` for the hash buckets.
+pub struct Pending<S, B> {
+    slots: S,
+    buckets: B,
+    free: u32,
+    used: usize,
+    ready: Queue,
+    committing: Queue,
+    issued: u64,
+    taken: u64,
+    durable: u64,
+}
+
+impl<W, S, B> Pending<S, B>
+where
+    W: Default,
+    S: DerefMut<Target = [Slot<W>]>,
+    B: DerefMut<Target = [u32]>,
+{
+    /// An empty table over `slots` and `buckets`. About as many buckets as slots is right.
+    pub fn new(mut slots: S, mut buckets: B) -> Self {
+        buckets.fill(NIL);
+        let mut free = NIL;
+        for (id, slot) in (0..NIL).zip(slots.iter_mut()) {
+            *slot = Slot::new();
+            slot.next_in_queue = free;
+            free = id;
+        }
+        Self {
+            slots,
+            buckets,
+            free,
+            used: 0,
+            ready: Queue::EMPTY,
+            committing: Queue::EMPTY,
+            issued: 0,
+            taken: 0,
+            durable: 0,
+        }
+    }
+
+    /// Slots in use.
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Whether no exception is being made.
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Slots that can still be taken.
+    pub fn room(&self) -> usize {
+        self.slots.len().saturating_sub(self.used)
+    }
+
+    /// The last ticket that was given out: what a flush that comes now has to wait for.
+    pub fn issued(&self) -> u64 {
+        self.issued
+    }
+
+    /// The ticket up to which everything is durable and stable.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Ready exceptions that no commit has taken yet.
+    pub fn ready_len(&self) -> u64 {
+        self.issued.saturating_sub(self.taken)
+    }
+
+    /// Whether a commit is under way.
+    pub fn is_committing(&self) -> bool {
+        self.committing.head != NIL
+    }
+
+    /// The slot of an origin chunk.
+    pub fn find(&mut self, chunk: u64) -> Option<&mut Slot<W>> {
+        let id = self.lookup(chunk)?;
+        self.slots.get_mut(id as usize)
+    }
+
+    /// Takes a slot for `exception`, in state [`State::Filling`]. False if the table is full or
+    /// the chunk has a slot already.
+    pub fn insert(&mut self, exception: Exception) -> bool {
+        if self.lookup(exception.origin).is_some() {
+            return false;
+        }
+        let bucket = self.bucket(exception.origin);
+        let id = self.free;
+        let (Some(slot), Some(head)) = (
+            self.slots.get_mut(id as usize),
+            bucket.and_then(|at| self.buckets.get_mut(at)),
+        ) else {
+            return false;
+        };
+        self.free = slot.next_in_queue;
+        slot.exception = exception;
+        slot.state = State::Filling;
+        slot.ticket = 0;
+        slot.next_in_queue = NIL;
+        slot.next_in_bucket = *head;
+        *head = id;
+        self.used += 1;
+        true
+    }
+
+    /// The COW chunk is complete and mapped: queues the exception for the next commit and returns
+    /// its slot, whose ticket is set. `None` if the chunk was not being filled.
+    pub fn ready(&mut self, chunk: u64) -> Option<&mut Slot<W>> {
+        let id = self.lookup(chunk)?;
+        let slot = self.slots.get_mut(id as usize)?;
+        if slot.state != State::Filling {
+            return None;
+        }
+        self.issued += 1;
+        slot.state = State::Ready;
+        slot.ticket = self.issued;
+        let mut queue = self.ready;
+        self.append(&mut queue, id);
+        self.ready = queue;
+        self.slots.get_mut(id as usize)
+    }
+
+    /// The COW chunk cannot be filled: frees the slot and returns what waited for it.
+    pub fn abandon(&mut self, chunk: u64) -> Option<(Exception, W)> {
+        let id = self.lookup(chunk)?;
+        match self.slots.get(id as usize)?.state {
+            State::Filling => self.release(id),
+            _ => None,
+        }
+    }
+
+    /// Moves ready exceptions, in the order of their tickets, to the commit that is being put
+    /// together, for as long as `accept` takes them. Returns how many.
+    pub fn take(&mut self, mut accept: impl FnMut(Exception) -> bool) -> usize {
+        let mut count = 0;
+        loop {
+            let id = self.ready.head;
+            let Some(slot) = self.slots.get_mut(id as usize) else {
+                break;
+            };
+            if !accept(slot.exception) {
+                break;
+            }
+            slot.state = State::Committing;
+            let next = mem::replace(&mut slot.next_in_queue, NIL);
+            self.ready.head = next;
+            if next == NIL {
+                self.ready = Queue::EMPTY;
+            }
+            let mut queue = self.committing;
+            self.append(&mut queue, id);
+            self.committing = queue;
+            self.taken += 1;
+            count += 1;
+        }
+        count
+    }
+
+    /// The commit is durable and its readers are gone: frees one of its slots and returns what
+    /// waited for it. Call it until it returns `None`.
+    pub fn settle(&mut self) -> Option<(Exception, W)> {
+        let id = self.committing.head;
+        let next = self.slots.get(id as usize)?.next_in_queue;
+        self.committing.head = next;
+        if next == NIL {
+            self.committing = Queue::EMPTY;
+        }
+        self.durable += 1;
+        self.release(id)
+    }
+
+    /// The store is given up: makes every exception that was ready count as settled without being
+    /// durable, so that nobody waits for it any longer. Call it until it returns `None`.
+    pub fn give_up(&mut self) -> Option<(Exception, W)> {
+        self.take(|_| true);
+        self.settle()
+    }
+
+    fn bucket(&self, chunk: u64) -> Option<usize> {
+        // Fibonacci hashing: neighbouring chunks spread over the buckets.
+        let hash = (chunk.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
+        hash.checked_rem(self.buckets.len())
+    }
+
+    fn lookup(&self, chunk: u64) -> Option<u32> {
+        let mut id = *self.buckets.get(self.bucket(chunk)?)?;
+        loop {
+            let slot = self.slots.get(id as usize)?;
+            if slot.exception.origin == chunk {
+                return Some(id);
+            }
+            id = slot.next_in_bucket;
+        }
+    }
+
+    fn append(&mut self, queue: &mut Queue, id: u32) {
+        match self.slots.get_mut(queue.tail as usize) {
+            Some(tail) => tail.next_in_queue = id,
+            None => queue.head = id,
+        }
+        queue.tail = id;
+    }
+
+    fn release(&mut self, id: u32) -> Option<(Exception, W)> {
+        self.unlink(id);
+        let slot = self.slots.get_mut(id as usize)?;
+        slot.state = State::Free;
+        slot.next_in_bucket = NIL;
+        slot.next_in_queue = self.free;
+        self.free = id;
+        self.used = self.used.saturating_sub(1);
+        Some((slot.exception, mem::take(&mut slot.waiters)))
+    }
+
+    fn unlink(&mut self, id: u32) {
+        let Some((chunk, next)) = self
+            .slots
+            .get(id as usize)
+            .map(|slot| (slot.exception.origin, slot.next_in_bucket))
+        else {
+            return;
+        };
+        let Some(at) = self.bucket(chunk) else { return };
+        let Some(head) = self.buckets.get_mut(at) else {
+            return;
+        };
+        if *head == id {
+            *head = next;
+            return;
+        }
+        let mut before = *head;
+        while let Some(slot) = self.slots.get_mut(before as usize) {
+            if slot.next_in_bucket == id {
+                slot.next_in_bucket = next;
+                return;
+            }
+            before = slot.next_in_bucket;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    type Table = Pending<Vec<Slot<Vec<u32>>>, Vec<u32>>;
+
+    fn table(slots: usize) -> Table {
+        Pending::new((0..slots).map(|_| Slot::new()).collect(), vec![0; 4])
+    }
+
+    fn exception(n: u64) -> Exception {
+        Exception {
+            origin: n,
+            cow: n + 100,
+        }
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_a_settled_slot_is_used_again() {
+        let mut table = table(2);
+        assert!(table.insert(exception(1)) && table.insert(exception(2)));
+        assert!(!table.insert(exception(3)));
+        assert!(!table.insert(exception(1)));
+        table.find(2).unwrap().waiters.push(7);
+        assert_eq!(table.ready(2).unwrap().ticket(), 1);
+        assert!(table.ready(2).is_none());
+        assert_eq!(table.take(|_| true), 1);
+        assert_eq!(table.durable(), 0);
+        assert_eq!(table.settle(), Some((exception(2), vec![7])));
+        assert_eq!(table.settle(), None);
+        assert_eq!((table.durable(), table.room()), (1, 1));
+        assert!(table.insert(exception(3)));
+        assert!(table.find(2).is_none());
+    }
+
+    #[test]
+    fn commits_take_tickets_in_order_and_only_as_many_as_fit() {
+        let mut table = table(10);
+        for n in 0..10 {
+            assert!(table.insert(exception(n)));
+        }
+        for n in [5, 3, 9, 0] {
+            table.ready(n);
+        }
+        let mut got = Vec::new();
+        let accept = |got: &mut Vec<u64>, e: Exception| {
+            got.len() < 3 && {
+                got.push(e.origin);
+                true
+            }
+        };
+        assert_eq!(table.take(|e| accept(&mut got, e)), 3);
+        assert_eq!(got, [5, 3, 9]);
+        assert_eq!((table.ready_len(), table.issued()), (1, 4));
+        assert!(table.is_committing());
+        while table.settle().is_some() {}
+        assert_eq!(table.durable(), 3);
+        assert_eq!(table.abandon(0), None);
+        assert_eq!(table.abandon(1).unwrap().0, exception(1));
+        assert_eq!(table.give_up().unwrap().0, exception(0));
+        assert_eq!(table.give_up(), None);
+    }
+}

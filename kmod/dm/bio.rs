@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bios on their way through a target.
+//!
+//! C header: [`include/linux/bio.h`](srctree/include/linux/bio.h)
+//!
+//! A bio that a target gets from the core is in one of these states:
+//!
+//! 1. **new** ([`NewBio`]): [`Target::map`](super::Target::map) has it. Only here may it be shortened.
+//! 2. **held** ([`Bio`], perhaps in a [`BioList`]): the target keeps it for later.
+//! 3. **below**: remapped or submitted; the device has it and the target does not.
+//! 4. **ended** ([`EndedBio`]): the device is done, [`Target::end_io`](super::Target::end_io) has
+//!    it. It may be held again (state 2), in order to be ended later.
+//!
+//! Ending a bio, from state 2, calls `end_io` as well: the core's completion does it. The target
+//! tells the cases apart by the data it keeps beside the bio.
+
+use super::bindings;
+use super::device::Device;
+use super::target::Ended;
+use super::target::Mapped;
+use core::marker::PhantomData;
+use core::mem;
+use core::mem::size_of;
+use core::ops::Deref;
+use core::ops::DerefMut;
+use core::ptr;
+use core::ptr::NonNull;
+use kernel::bindings::bio;
+
+/// `BLK_STS_IOERR` of `include/linux/blk_types.h`.
+const STATUS_IO_ERROR: u8 = 10;
+
+/// A bio that the target owns, with the target's data `D` beside it.
+///
+/// Dropping it ends it with an I/O error.
+///
+/// # Invariants
+///
+/// `bio` is a clone that device-mapper passed to a target whose per-bio data is an initialised
+/// `D`; nobody else uses it.
+pub(crate) struct Bio<D> {
+    bio: NonNull<bio>,
+    _data: PhantomData<D>,
+}
+
+// SAFETY: An owned bio may be handled by any thread; its data is sent with it.
+unsafe impl<D: Send> Send for Bio<D> {}
+
+impl<D> Bio<D> {
+    /// Takes ownership of a bio.
+    ///
+    /// # Safety
+    ///
+    /// The type invariants hold for `bio`.
+    pub(super) unsafe fn from_raw(bio: NonNull<bio>) -> Self {
+        // INVARIANT: The caller promises it.
+        Self {
+            bio,
+            _data: PhantomData,
+        }
+    }
+
+    /// Gives ownership away.
+    pub(super) fn into_raw(self) -> NonNull<bio> {
+        let raw = self.bio;
+        mem::forget(self);
+        raw
+    }
+
+    /// The first sector, on the device that the bio is for now.
+    pub(crate) fn sector(&self) -> u64 {
+        // SAFETY: By the type invariant the bio is ours.
+        unsafe { (*self.bio.as_ptr()).bi_iter.bi_sector }
+    }
+
+    /// The length in sectors; 0 for a flush.
+    pub(crate) fn sectors(&self) -> u32 {
+        // SAFETY: By the type invariant the bio is ours.
+        unsafe { (*self.bio.as_ptr()).bi_iter.bi_size >> 9 }
+    }
+
+    /// Whether it is an empty flush.
+    pub(crate) fn is_flush(&self) -> bool {
+        self.flags() & super::flags::PREFLUSH != 0
+    }
+
+    /// Whether it changes the device (anything but a read).
+    pub(crate) fn is_write(&self) -> bool {
+        self.flags() & 1 != 0
+    }
+
+    /// Whether its data has to be durable when it ends.
+    pub(crate) fn is_fua(&self) -> bool {
+        self.flags() & super::flags::FUA != 0
+    }
+
+    /// The target's data.
+    pub(crate) fn data(&mut self) -> &mut D {
+        // SAFETY: By the type invariant there is an initialised `D` beside the bio, and nobody
+        // else uses it.
+        unsafe { &mut *data_of(self.bio) }
+    }
+
+    /// Directs the bio at `sector` of `device`.
+    pub(crate) fn set_target(&mut self, device: &Device, sector: u64) {
+        // SAFETY: Bio and device are valid.
+        unsafe { bindings::dm_rs_bio_set_dev(self.bio.as_ptr(), device.as_ptr()) };
+        // SAFETY: By the type invariant the bio is ours.
+        unsafe { (*self.bio.as_ptr()).bi_iter.bi_sector = sector };
+    }
+
+    /// Sends a held bio to the device it is directed at. Must not be called in atomic context.
+    pub(crate) fn submit(self) {
+        // SAFETY: By the type invariant the bio is ours, and with this call it no longer is.
+        unsafe { kernel::bindings::submit_bio_noacct(self.into_raw().as_ptr()) }
+    }
+
+    /// Ends the bio as done.
+    pub(crate) fn end_ok(self) {
+        self.end(0);
+    }
+
+    /// Ends the bio with an I/O error.
+    pub(crate) fn end_error(self) {
+        drop(self);
+    }
+
+    fn end(self, status: u8) {
+        // SAFETY: By the type invariant the bio is ours, and with this call it no longer is.
+        unsafe { bindings::dm_rs_bio_end(self.into_raw().as_ptr(), status) }
+    }
+
+    fn flags(&self) -> u32 {
+        // SAFETY: By the type invariant the bio is ours.
+        unsafe { (*self.bio.as_ptr()).bi_opf }
+    }
+}
+
+impl<D> Drop for Bio<D> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the bio is ours; after this nobody uses it through `self`.
+        unsafe { bindings::dm_rs_bio_end(self.bio.as_ptr(), STATUS_IO_ERROR) }
+    }
+}
+
+/// Where the data of a bio lies.
+pub(super) fn data_of<D>(bio: NonNull<bio>) -> *mut D {
+    // SAFETY: The bio is a device-mapper clone with room for a `D` before it.
+    unsafe { bindings::dm_per_bio_data(bio.as_ptr(), size_of::<D>()).cast() }
+}
+
+/// A bio that has just come from above.
+pub(crate) struct NewBio<D> {
+    bio: Bio<D>,
+}
+
+impl<D> NewBio<D> {
+    /// Wraps the bio that `map` gets.
+    pub(super) fn new(bio: Bio<D>) -> Self {
+        Self { bio }
+    }
+
+    /// Takes only the first `sectors` of a read or write; the core sends the rest as another bio.
+    pub(crate) fn shorten(&mut self, sectors: u64) {
+        let Ok(sectors) = u32::try_from(sectors) else {
+            return;
+        };
+        if sectors != 0 && sectors < self.bio.sectors() {
+            // SAFETY: The bio came from the core and nothing was done with it yet; it is a read or
+            // a write, as others have no length that a target shortens.
+            unsafe { bindings::dm_accept_partial_bio(self.bio.bio.as_ptr(), sectors) }
+        }
+    }
+
+    /// Which of the copies that the target asked for (of a flush, say) this is.
+    pub(crate) fn copy_number(&self) -> u32 {
+        // SAFETY: The bio is a device-mapper clone.
+        unsafe { bindings::dm_bio_get_target_bio_nr(self.bio.bio.as_ptr()) }
+    }
+
+    /// Sends it to `sector` of `device`.
+    pub(crate) fn remap(mut self, device: &Device, sector: u64) -> Mapped {
+        self.bio.set_target(device, sector);
+        let _ = self.bio.into_raw();
+        Mapped::remapped()
+    }
+
+    /// Ends it with an I/O error.
+    pub(crate) fn kill(self) -> Mapped {
+        let _ = self.bio.into_raw();
+        Mapped::killed()
+    }
+
+    /// Keeps it: whoever has the bio submits or ends it.
+    pub(crate) fn hold(self) -> (Bio<D>, Mapped) {
+        (self.bio, Mapped::held())
+    }
+}
+
+impl<D> Deref for NewBio<D> {
+    type Target = Bio<D>;
+
+    fn deref(&self) -> &Bio<D> {
+        &self.bio
+    }
+}
+
+impl<D> DerefMut for NewBio<D> {
+    fn deref_mut(&mut self) -> &mut Bio<D> {
+        &mut self.bio
+    }
+}
+
+/// A bio that the device has finished. May be met in interrupt context.
+pub(crate) struct EndedBio<D> {
+    bio: Bio<D>,
+    ok: bool,
+}
+
+impl<D> EndedBio<D> {
+    /// Wraps the bio that `end_io` gets.
+    pub(super) fn new(bio: Bio<D>, ok: bool) -> Self {
+        Self { bio, ok }
+    }
+
+    /// Whether it succeeded.
+    pub(crate) fn succeeded(&self) -> bool {
+        self.ok
+    }
+
+    /// The target's data.
+    pub(crate) fn data(&mut self) -> &mut D {
+        self.bio.data()
+    }
+
+    /// Whether it was to be durable when done.
+    pub(crate) fn is_fua(&self) -> bool {
+        self.bio.is_fua()
+    }
+
+    /// Lets it end, with the status that it has.
+    pub(crate) fn done(self) -> Ended {
+        let _ = self.bio.into_raw();
+        Ended::done()
+    }
+
+    /// Keeps it, to be ended later.
+    pub(crate) fn hold(self) -> (Bio<D>, Ended) {
+        (self.bio, Ended::held())
+    }
+}
+
+/// A list of held bios, first in, first out; it needs no memory of its own.
+///
+/// Dropping it ends what is in it with I/O errors.
+///
+/// # Invariants
+///
+/// `head` and `tail` are the ends of a chain, through `bi_next`, of bios for which the invariants
+/// of [`Bio`] hold; both are null if it is empty.
+pub(crate) struct BioList<D> {
+    head: *mut bio,
+    tail: *mut bio,
+    _data: PhantomData<D>,
+}
+
+// SAFETY: A list of owned bios is as good as the bios.
+unsafe impl<D: Send> Send for BioList<D> {}
+
+impl<D> Default for BioList<D> {
+    fn default() -> Self {
+        Self {
+            head: ptr::null_mut(),
+            tail: ptr::null_mut(),
+            _data: PhantomData,
+        }
+    }
+}
+
+impl<D> BioList<D> {
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_null()
+    }
+
+    /// Puts a bio at the end.
+    pub(crate) fn push(&mut self, bio: Bio<D>) {
+        let raw = bio.into_raw().as_ptr();
+        // SAFETY: The bio was ours.
+        unsafe { (*raw).bi_next = ptr::null_mut() };
+        if self.tail.is_null() {
+            self.head = raw;
+        } else {
+            // SAFETY: By the type invariant the tail is a bio of ours.
+            unsafe { (*self.tail).bi_next = raw };
+        }
+        self.tail = raw;
+    }
+
+    /// Takes the first bio out.
+    pub(crate) fn pop(&mut self) -> Option<Bio<D>> {
+        let raw = NonNull::new(self.head)?;
+        // SAFETY: By the type invariant the head is a bio of ours.
+        self.head = unsafe { mem::replace(&mut (*raw.as_ptr()).bi_next, ptr::null_mut()) };
+        if self.head.is_null() {
+            self.tail = ptr::null_mut();
+        }
+        // SAFETY: By the type invariant; the bio is no longer in the list.
+        Some(unsafe { Bio::from_raw(raw) })
+    }
+
+    /// The data of the first bio.
+    pub(crate) fn first(&mut self) -> Option<&mut D> {
+        let raw = NonNull::new(self.head)?;
+        // SAFETY: By the type invariant the head is ours and has an initialised `D` beside it.
+        Some(unsafe { &mut *data_of(raw) })
+    }
+
+    /// Moves all of `other` to the end.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        while let Some(bio) = other.pop() {
+            self.push(bio);
+        }
+    }
+}
+
+impl<D> Drop for BioList<D> {
+    fn drop(&mut self) {
+        while let Some(bio) = self.pop() {
+            bio.end_error();
+        }
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Copying between devices.
+//!
+//! C header: [`include/linux/dm-kcopyd.h`](srctree/include/linux/dm-kcopyd.h)
+
+use super::bindings;
+use super::device::Region;
+use super::pool::PoolBox;
+use core::ptr;
+use core::ptr::NonNull;
+use kernel::ffi::c_int;
+use kernel::ffi::c_uint;
+use kernel::ffi::c_ulong;
+use kernel::ffi::c_void;
+use kernel::prelude::*;
+
+/// How many places one copy can write to.
+pub(crate) const MAX_DESTINATIONS: usize = bindings::DM_KCOPYD_MAX_REGIONS as usize;
+
+/// What became of a copy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    read_failed: bool,
+    write_failed: c_ulong,
+}
+
+impl Outcome {
+    /// Whether destination `n` has the data.
+    pub(crate) fn succeeded(&self, n: usize) -> bool {
+        !self.read_failed && n < MAX_DESTINATIONS && self.write_failed & (1 << n) == 0
+    }
+}
+
+/// A copy: it knows from where, where to, and what happens afterwards.
+///
+/// It owns references to its devices, so that they stay open until it is done.
+pub(crate) trait CopyJob: Send + Sized {
+    /// What is read.
+    fn source(&self) -> Region<'_>;
+
+    /// Destination `n`; the first `None` ends the list. All have the source's length.
+    fn destination(&self, n: usize) -> Option<Region<'_>>;
+
+    /// Called when all is written or has failed, in a thread of kcopyd. It may sleep for memory,
+    /// but holds up other copies of the same client while it does.
+    fn done(job: PoolBox<Self>, outcome: Outcome);
+}
+
+/// A client of kcopyd.
+///
+/// # Invariants
+///
+/// `client` is a valid client that this value owns.
+pub(crate) struct Kcopyd {
+    client: NonNull<bindings::dm_kcopyd_client>,
+}
+
+// SAFETY: kcopyd clients may be used from any thread.
+unsafe impl Send for Kcopyd {}
+// SAFETY: As above.
+unsafe impl Sync for Kcopyd {}
+
+impl Kcopyd {
+    /// Creates a client. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: A null throttle means none.
+        let client = unsafe { bindings::dm_kcopyd_client_create(ptr::null_mut()) };
+        // INVARIANT: Just created.
+        Ok(Self {
+            client: NonNull::new(kernel::error::from_err_ptr(client)?).ok_or(ENOMEM)?,
+        })
+    }
+
+    /// Starts a copy. May sleep for memory (`GFP_NOIO`).
+    pub(crate) fn copy<J: CopyJob>(&self, job: PoolBox<J>) {
+        let mut from = job.source().to_raw();
+        let mut to: [_; MAX_DESTINATIONS] = core::array::from_fn(|_| bindings::dm_io_region {
+            bdev: ptr::null_mut(),
+            sector: 0,
+            count: 0,
+        });
+        let mut count: c_uint = 0;
+        for (n, place) in to.iter_mut().enumerate() {
+            let Some(region) = job.destination(n) else {
+                break;
+            };
+            *place = region.to_raw();
+            count += 1;
+        }
+        // SAFETY: The regions are copied by the call. Their devices stay open, as the job has
+        // references to them and lives until the callback takes it back.
+        unsafe {
+            bindings::dm_kcopyd_copy(
+                self.client.as_ptr(),
+                &mut from,
+                count,
+                to.as_mut_ptr(),
+                0,
+                Some(done_callback::<J>),
+                PoolBox::into_raw(job),
+            )
+        }
+    }
+}
+
+impl Drop for Kcopyd {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the client is ours. The call waits for what is under way.
+        unsafe { bindings::dm_kcopyd_client_destroy(self.client.as_ptr()) }
+    }
+}
+
+/// # Safety
+///
+/// `context` comes from [`PoolBox::into_raw`] of a `J`; called once.
+unsafe extern "C" fn done_callback<J: CopyJob>(
+    read_failed: c_int,
+    write_failed: c_ulong,
+    context: *mut c_void,
+) {
+    // SAFETY: By the contract of this function.
+    let job = unsafe { PoolBox::<J>::from_raw(context) };
+    let outcome = Outcome {
+        read_failed: read_failed != 0,
+        write_failed,
+    };
+    J::done(job, outcome);
+}

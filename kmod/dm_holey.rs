@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! dmholey: snapshots, merges and shared volumes for device-mapper.
+//!
+//! Three small mechanisms carry everything:
+//!
+//! | mechanism | question | where |
+//! | --- | --- | --- |
+//! | index | which chunks live somewhere else, and where? | `holey_core::index`, `overlay.rs` |
+//! | stability | who must have copied this chunk before it may be overwritten? | `origin_set.rs`, `copier.rs`, `commit.rs` |
+//! | merge | how is an overlay folded back into its origin? | `holey_core::merge`, `merge.rs` |
+//!
+//! The targets (`origin.rs`, `snapshot.rs`, `merge.rs`) combine them.
+
+use kernel::prelude::*;
+use kernel::str::CStr;
+
+mod arena;
+mod commit;
+mod copier;
+mod dm;
+#[path = "core/mod.rs"]
+#[allow(dead_code, unreachable_pub, unused_imports)]
+mod holey_core;
+mod merge;
+mod origin;
+mod origin_set;
+mod overlay;
+mod snapshot;
+mod store;
+
+use crate::dm::Registration;
+use crate::dm::Target;
+use crate::merge::MergeTarget;
+use crate::origin::OriginTarget;
+use crate::snapshot::Snapshot;
+
+module! {
+    type: Holey,
+    name: "dm_holey",
+    authors: ["The dmholey developers"],
+    description: "device-mapper snapshots, merges and shared volumes",
+    license: "GPL v2",
+    alias: [
+        "dm-holey-origin",
+        "dm-holey-snapshot",
+        "dm-holey-merge",
+        "dm-snapshot",
+        "dm-snapshot-origin",
+        "dm-snapshot-merge",
+    ],
+    params: {
+        stock_names: u8 {
+            default: 0,
+            description: "1: also register as snapshot, snapshot-origin and snapshot-merge",
+        },
+    },
+}
+
+/// The registered target types.
+struct Holey {
+    _own: Types,
+    _stock: Option<Types>,
+}
+
+/// One set of names.
+struct Types {
+    _origin: Registration<OriginTarget>,
+    _snapshot: Registration<Snapshot>,
+    _merge: Registration<MergeTarget>,
+}
+
+impl Types {
+    fn register(names: [&'static CStr; 3], module: &'static ThisModule) -> Result<Self> {
+        let [origin, snapshot, merge] = names;
+        Ok(Self {
+            _origin: register(origin, module)?,
+            _snapshot: register(snapshot, module)?,
+            _merge: register(merge, module)?,
+        })
+    }
+}
+
+fn register<T: Target>(name: &'static CStr, module: &'static ThisModule) -> Result<Registration<T>> {
+    Registration::new(name, module).inspect_err(|error| {
+        pr_err!(
+            "target {} cannot be registered: error {} (unload the module that has it first)\n",
+            name.to_str().unwrap_or_default(),
+            error.to_errno()
+        );
+    })
+}
+
+impl kernel::Module for Holey {
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        // SAFETY: Called once, before anything uses it: targets are registered below.
+        unsafe { origin_set::ORIGINS.init() };
+        let own = Types::register([c"holey-origin", c"holey-snapshot", c"holey-merge"], module)?;
+        let stock = if module_parameters::stock_names.value() != 0 {
+            let names = [c"snapshot-origin", c"snapshot", c"snapshot-merge"];
+            Some(Types::register(names, module)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            _own: own,
+            _stock: stock,
+        })
+    }
+}

@@ -1,0 +1,631 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The targets `holey-merge` and, under its stock name, `snapshot-merge`: an overlay is folded
+//! back into its origin while both are read and written.
+//!
+//! The worker goes through the list of exceptions from its end, a window at a time
+//! (`core/merge.rs` plans it):
+//!
+//! 1. every other overlay of the origin gets durable exceptions for the window's chunks;
+//! 2. the window is published: from now on writes to its chunks are held; writes to the COW device
+//!    that are under way are waited for;
+//! 3. all runs are copied to the origin, many at a time;
+//! 4. the origin is flushed, once;
+//! 5. the list is cut off where the window began, by one durable write;
+//! 6. the chunks leave the index, so that reads go to the origin; the held writes follow them.
+//!
+//! A power cut at any point leaves a list whose entries hold the right content: the merge starts
+//! again with them. An error leaves the device readable and writable as it was before the window.
+
+use crate::dm::new_irq_lock;
+use crate::dm::new_wait_queue;
+use crate::dm::without_io;
+use crate::dm::Access;
+use crate::dm::Args;
+use crate::dm::CopyJob;
+use crate::dm::CtrError;
+use crate::dm::Device;
+use crate::dm::DeviceNumber;
+use crate::dm::Ended;
+use crate::dm::EndedBio;
+use crate::dm::Gate;
+use crate::dm::IoBuffer;
+use crate::dm::IoClient;
+use crate::dm::IrqLock;
+use crate::dm::Mapped;
+use crate::dm::MemPool;
+use crate::dm::NewBio;
+use crate::dm::Outcome;
+use crate::dm::Pass;
+use crate::dm::PoolBox;
+use crate::dm::Region;
+use crate::dm::Setup;
+use crate::dm::Status;
+use crate::dm::StatusKind;
+use crate::dm::Stop;
+use crate::dm::Table;
+use crate::dm::Target;
+use crate::dm::Visitor;
+use crate::dm::WaitQueue;
+use crate::dm::WorkQueue;
+use crate::copier::Copier;
+use crate::holey_core::area::entry_at;
+use crate::holey_core::epoch::Epochs;
+use crate::holey_core::epoch::Ticket;
+use crate::holey_core::format::Exception;
+use crate::holey_core::index::Extent;
+use crate::holey_core::index::IndexError;
+use crate::holey_core::merge::window_start;
+use crate::holey_core::merge::Position;
+use crate::holey_core::merge::Run;
+use crate::holey_core::merge::Window;
+use crate::origin_set::Origin;
+use crate::overlay::Area;
+use crate::overlay::Bio;
+use crate::overlay::Bios;
+use crate::overlay::Overlay;
+use crate::overlay::Role;
+use crate::overlay::Tag;
+use crate::snapshot;
+use crate::snapshot::failed;
+use crate::snapshot::Line;
+use crate::store;
+use core::mem;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering;
+use kernel::impl_has_work;
+use kernel::new_work;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::sync::SetOnce;
+use kernel::workqueue::Work;
+use kernel::workqueue::WorkItem;
+
+/// Most exceptions in a window: held writes wait for a window to end.
+const MOST_ENTRIES: u64 = 4096;
+/// Most data in a window, in sectors (64 MiB).
+const MOST_SECTORS: u64 = 64 << 11;
+/// Longest single copy, in sectors (1 MiB).
+const MOST_COPY: u64 = 1 << 11;
+/// Copies that can be started when memory is short.
+const RESERVED_COPIES: u16 = 16;
+
+/// What the lock protects.
+#[derive(Default)]
+struct State {
+    /// The entries of the window that is being merged, sorted.
+    window: Option<Arc<KVVec<Exception>>>,
+    /// Writes to its chunks.
+    held: Bios,
+}
+
+/// A merge of one overlay into its origin.
+#[pin_data]
+pub(crate) struct Merge {
+    origin: Origin,
+    origin_device: Device,
+    cow_device: Device,
+    origin_sectors: u64,
+    overlay: SetOnce<Arc<Overlay>>,
+    table: Table,
+    io: IoClient,
+    /// Writers of the COW device.
+    writers: Epochs,
+    #[pin]
+    changed: WaitQueue,
+    #[pin]
+    state: IrqLock<State>,
+    copies: Arc<MemPool<MergeCopy>>,
+    copying: Arc<Gate>,
+    copy_failed: AtomicBool,
+    stopping: AtomicBool,
+    failed: AtomicBool,
+    queue: WorkQueue,
+    #[pin]
+    work: Work<Self>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Merge { self.work }
+}
+
+/// A device that shows an overlay on its origin and becomes the origin.
+pub(crate) struct MergeTarget {
+    merge: Arc<Merge>,
+}
+
+#[vtable]
+impl Target for MergeTarget {
+    type Data = Tag;
+
+    const VERSION: [u32; 3] = [1, 5, 0];
+
+    fn create(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError> {
+        let line = Line::open(setup, args, Access::Write)?;
+        let origin = Origin::get(line.origin.number()).map_err(failed)?;
+        let io = IoClient::new().map_err(failed)?;
+        let overlay = match origin.user_of(line.cow.number(), None) {
+            // Its exceptions are handed over when this table is resumed.
+            Some(_) => None,
+            None => {
+                let chunk = line.store.chunk;
+                let opened = store::open(&io, &line.origin, &line.cow, setup.sectors(), chunk);
+                Some(opened.map_err(|error| error.report(&line.cow))?)
+            }
+        };
+        setup.set_flush_bios(2);
+        let merge = Merge::new(origin, line, io, setup, overlay).map_err(failed)?;
+        if merge.origin.add_merge(&merge).is_err() {
+            pr_err!(
+                "origin {}: another overlay is being merged into it\n",
+                merge.origin_device.number()
+            );
+            return Err(CtrError::new(EINVAL, c"The origin has a merge already"));
+        }
+        let kept = merge.clone();
+        KBox::pin(Self { merge }, GFP_KERNEL).map_err(|_| {
+            kept.origin.remove_merge(&kept);
+            failed(ENOMEM)
+        })
+    }
+
+    fn teardown(&self) {
+        self.merge.stop();
+        self.merge.origin.remove_merge(&self.merge);
+    }
+
+    fn map(&self, bio: NewBio<Tag>) -> Mapped {
+        self.merge.map(bio)
+    }
+
+    fn end_io(&self, mut bio: EndedBio<Tag>) -> Ended {
+        let tag = *bio.data();
+        if tag.role == Role::Tracked {
+            self.merge.leave(Ticket::from_raw(tag.epoch));
+        }
+        bio.done()
+    }
+
+    fn presuspend(&self) {
+        self.merge.stopping.store(true, Ordering::Release);
+    }
+
+    fn postsuspend(&self) {
+        self.merge.stop();
+    }
+
+    fn preresume(&self) -> Result {
+        let merge = &self.merge;
+        if merge.overlay().is_some() {
+            return Ok(());
+        }
+        snapshot::source_of(&merge.origin, &merge.cow_device, None).map(|_| ())
+    }
+
+    fn resume(&self) {
+        let merge = &self.merge;
+        if merge.overlay().is_none() {
+            if let Ok(source) = snapshot::source_of(&merge.origin, &merge.cow_device, None) {
+                merge.take_over(&source);
+            }
+        }
+        Merge::start(merge);
+    }
+
+    fn status(&self, kind: StatusKind, out: &mut Status<'_>) {
+        let merge = &self.merge;
+        snapshot::write_status(
+            kind,
+            out,
+            &merge.origin_device,
+            &merge.cow_device,
+            merge.overlay(),
+            merge.failed.load(Ordering::Relaxed),
+        );
+    }
+
+    fn devices(&self, visitor: &mut Visitor<'_>) -> Result<(), Stop> {
+        let merge = &self.merge;
+        visitor.visit(&merge.origin_device, 0, merge.origin_sectors)?;
+        visitor.visit(&merge.cow_device, 0, merge.cow_device.sectors())
+    }
+}
+
+impl Merge {
+    fn new(
+        origin: Origin,
+        line: Line,
+        io: IoClient,
+        setup: &Setup<'_>,
+        overlay: Option<Arc<Overlay>>,
+    ) -> Result<Arc<Self>> {
+        let place = SetOnce::new();
+        if let Some(overlay) = overlay {
+            place.populate(overlay);
+        }
+        Arc::pin_init(
+            try_pin_init!(Self {
+                origin,
+                origin_device: line.origin,
+                cow_device: line.cow,
+                origin_sectors: setup.sectors(),
+                overlay: place,
+                table: setup.table(),
+                io,
+                writers: Epochs::new(),
+                changed <- new_wait_queue!(c"holey_merge"),
+                state <- new_irq_lock!(State::default(), c"holey_merge"),
+                copies: MemPool::new(RESERVED_COPIES)?,
+                copying: Gate::new()?,
+                copy_failed: AtomicBool::new(false),
+                stopping: AtomicBool::new(false),
+                failed: AtomicBool::new(false),
+                queue: WorkQueue::new(c"holey_merge")?,
+                work <- new_work!("holey_merge"),
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The number of the COW device.
+    pub(crate) fn cow_number(&self) -> DeviceNumber {
+        self.cow_device.number()
+    }
+
+    fn overlay(&self) -> Option<&Arc<Overlay>> {
+        self.overlay.as_ref()
+    }
+
+    /// Takes the exceptions of a suspended snapshot over. Sleeps until they are all committed.
+    fn take_over(&self, source: &Arc<Copier>) {
+        source.retire();
+        Copier::settle(source);
+        if let Some(overlay) = source.overlay() {
+            self.overlay.populate(overlay.clone());
+        }
+    }
+
+    fn start(this: &Arc<Self>) {
+        this.stopping.store(false, Ordering::Release);
+        this.failed.store(false, Ordering::Relaxed);
+        let _ = this.queue.enqueue(this.clone());
+    }
+
+    /// Stops the worker behind the window that it is at. Sleeps.
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.queue.drain();
+    }
+
+    fn leave(&self, ticket: Ticket) {
+        if self.writers.leave(ticket) {
+            self.changed.wake();
+        }
+    }
+
+    fn map(&self, bio: NewBio<Tag>) -> Mapped {
+        let Some(overlay) = self.overlay() else {
+            return bio.kill();
+        };
+        if bio.is_flush() {
+            let device = if bio.copy_number() == 0 {
+                &self.origin_device
+            } else {
+                &self.cow_device
+            };
+            return bio.remap(device, 0);
+        }
+        if bio.is_write() {
+            self.map_write(overlay, bio)
+        } else {
+            self.map_read(overlay, bio)
+        }
+    }
+
+    fn map_read(&self, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
+        let size = overlay.chunk();
+        let (chunk, offset) = (size.chunk_of(bio.sector()), size.offset_of(bio.sector()));
+        match overlay.lookup(chunk) {
+            None => bio.kill(),
+            Some(Extent::Mapped { cow, len }) => {
+                bio.shorten(size.sector_of(len).saturating_sub(offset));
+                bio.remap(&self.cow_device, size.sector_of(cow) + offset)
+            }
+            Some(Extent::Unmapped { len }) => {
+                bio.shorten(size.sector_of(len).saturating_sub(offset));
+                let sector = bio.sector();
+                bio.remap(&self.origin_device, sector)
+            }
+        }
+    }
+
+    fn map_write(&self, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
+        let size = overlay.chunk();
+        let (chunk, offset) = (size.chunk_of(bio.sector()), size.offset_of(bio.sector()));
+        // Counted first, then looked up: whoever publishes a window waits for those who were
+        // counted before.
+        let ticket = self.writers.enter();
+        let mut state = self.state.lock();
+        let found = overlay.lookup(chunk);
+        if let Some(Extent::Mapped { cow, len }) = found {
+            let most = len.min(size.chunks_covering(offset + u64::from(bio.sectors())));
+            let (inside, alike) = state.alike(chunk, most);
+            bio.shorten(size.sector_of(alike).saturating_sub(offset));
+            if inside {
+                let (bio, held) = bio.hold();
+                state.held.push(bio);
+                drop(state);
+                self.leave(ticket);
+                return held;
+            }
+            drop(state);
+            let tag = bio.data();
+            tag.role = Role::Tracked;
+            tag.epoch = ticket.to_raw();
+            return bio.remap(&self.cow_device, size.sector_of(cow) + offset);
+        }
+        drop(state);
+        self.leave(ticket);
+        let Some(Extent::Unmapped { len }) = found else {
+            return bio.kill();
+        };
+        bio.shorten(size.sector_of(len).saturating_sub(offset));
+        let (start, sectors) = (bio.sector(), u64::from(bio.sectors()));
+        if self.origin.is_clear(start, sectors) {
+            return bio.remap(&self.origin_device, start);
+        }
+        bio.set_target(&self.origin_device, start);
+        let (bio, held) = bio.hold();
+        self.write_origin(bio);
+        held
+    }
+
+    /// Writes to the origin when its other overlays have what they need.
+    fn write_origin(&self, bio: Bio) {
+        let (start, sectors) = (bio.sector(), u64::from(bio.sectors()));
+        if let Some(bio) = self.origin.admit(start, sectors, bio) {
+            bio.submit();
+        }
+    }
+
+    /// Merges the last window of the list. False if the list is empty. Sleeps.
+    fn merge_window(self: &Arc<Self>, overlay: &Overlay) -> Result<bool> {
+        let mut area = overlay.area.lock();
+        let listed = area.image.listed();
+        if listed == 0 {
+            return Ok(false);
+        }
+        let chunk = overlay.chunk();
+        let most = MOST_ENTRIES.min(chunk.chunks_within(MOST_SECTORS).max(1));
+        let start = window_start(overlay.layout, listed, most);
+        let mut entries = self.read_window(overlay, &mut area, start, listed)?;
+        Window::plan(&mut entries);
+        let entries = Arc::new(entries, GFP_KERNEL)?;
+        let window = Window::of_sorted(&entries);
+        for run in window.runs(u64::MAX) {
+            self.origin.prepare(chunk.sector_of(run.origin), chunk.sector_of(run.len));
+        }
+        for run in window.runs(u64::MAX) {
+            self.origin.secure(chunk.sector_of(run.origin), chunk.sector_of(run.len));
+        }
+        self.state.lock().window = Some(entries.clone());
+        let old = self.writers.turn();
+        self.changed.wait_until(|| self.writers.is_quiet(old));
+        let merged = self
+            .copy_window(overlay, &window)
+            .and_then(|()| self.origin_device.flush())
+            .and_then(|()| self.truncate(overlay, &mut area));
+        if merged.is_ok() {
+            self.forget(overlay, &window);
+            let mut state = overlay.state.lock();
+            let end = overlay.layout.area_chunk(start.area) + 1 + start.slot;
+            state.alloc.truncate(start.index(overlay.layout), end);
+            overlay.note_area(start.area);
+        }
+        drop(area);
+        self.release(overlay);
+        merged.map(|()| true)
+    }
+
+    /// Reads the entries from `start` to the end of the list, and leaves the image of the area in
+    /// which the list will then end in `area.spill`.
+    fn read_window(
+        &self,
+        overlay: &Overlay,
+        area: &mut Area,
+        start: Position,
+        listed: u64,
+    ) -> Result<KVVec<Exception>> {
+        let count = usize::try_from(listed - start.index(overlay.layout))?;
+        let mut entries = KVVec::with_capacity(count, GFP_KERNEL)?;
+        let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;
+        for n in start.area..=area.image.area() {
+            if n == area.image.area() {
+                buffer.copy_from_slice(area.image.bytes());
+            } else {
+                store::read_area(&self.io, &self.cow_device, overlay, n, &mut buffer)?;
+            }
+            let mut slot = 0;
+            if n == start.area {
+                slot = usize::try_from(start.slot)?;
+                area.spill.load(n, &buffer, slot);
+            }
+            while let Some(entry) = entry_at(&buffer, slot) {
+                entries.push_within_capacity(entry).map_err(|_| EIO)?;
+                slot += 1;
+            }
+        }
+        if entries.len() != count {
+            return Err(EIO);
+        }
+        Ok(entries)
+    }
+
+    fn copy_window(self: &Arc<Self>, overlay: &Overlay, window: &Window<'_>) -> Result {
+        let size = overlay.chunk();
+        self.copy_failed.store(false, Ordering::Relaxed);
+        for run in window.runs(size.chunks_within(MOST_COPY)) {
+            self.origin.kcopyd().copy(self.copies.take(self.copy_of(overlay, run)));
+        }
+        self.copying.wait_idle();
+        if self.copy_failed.load(Ordering::Relaxed) {
+            return Err(EIO);
+        }
+        Ok(())
+    }
+
+    fn copy_of(self: &Arc<Self>, overlay: &Overlay, run: Run) -> MergeCopy {
+        let size = overlay.chunk();
+        let start = size.sector_of(run.origin);
+        let end = size
+            .sector_of(run.origin.saturating_add(run.len))
+            .min(self.origin_sectors);
+        MergeCopy {
+            cow: self.cow_device.clone(),
+            origin: self.origin_device.clone(),
+            from: size.sector_of(run.cow),
+            to: start,
+            sectors: end.saturating_sub(start),
+            merge: self.clone(),
+            _pass: self.copying.enter(),
+        }
+    }
+
+    /// Cuts the list off, durably, where `area.spill` ends.
+    fn truncate(&self, overlay: &Overlay, area: &mut Area) -> Result {
+        store::scrub(&self.io, &self.cow_device, overlay, &mut area.spill)?;
+        mem::swap(&mut area.image, &mut area.spill);
+        Ok(())
+    }
+
+    /// Takes the window out of the index: reads go to the origin from now on.
+    fn forget(&self, overlay: &Overlay, window: &Window<'_>) {
+        for run in window.runs(u64::MAX) {
+            loop {
+                let _ = overlay.ensure_nodes();
+                let mut state = overlay.state.lock();
+                let removed = overlay
+                    .index
+                    .remove_run(&mut state.writer, run.origin, run.len);
+                overlay.note(&state);
+                drop(state);
+                if removed != Err(IndexError::NeedNodes) {
+                    break;
+                }
+                // The list on the device is shorter already, so there is no way back: go on when
+                // there is memory again.
+                if overlay.add_nodes().is_err() {
+                    self.changed.wait_for(1, || false);
+                }
+            }
+        }
+    }
+
+    /// Ends a window: what was held goes where its chunks are now.
+    fn release(&self, overlay: &Overlay) {
+        let size = overlay.chunk();
+        let State { mut held, .. } = mem::take(&mut *self.state.lock());
+        while let Some(mut bio) = held.pop() {
+            let (sector, offset) = (bio.sector(), size.offset_of(bio.sector()));
+            match overlay.lookup(size.chunk_of(sector)) {
+                Some(Extent::Mapped { cow, .. }) => {
+                    // The merge has failed; the window is as it was.
+                    let ticket = self.writers.enter();
+                    let tag = bio.data();
+                    tag.role = Role::Tracked;
+                    tag.epoch = ticket.to_raw();
+                    bio.set_target(&self.cow_device, size.sector_of(cow) + offset);
+                    bio.submit();
+                }
+                Some(Extent::Unmapped { .. }) => {
+                    bio.set_target(&self.origin_device, sector);
+                    self.write_origin(bio);
+                }
+                None => bio.end_error(),
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether `chunk` is in the window, and for how many chunks, up to `most`, that holds.
+    fn alike(&self, chunk: u64, most: u64) -> (bool, u64) {
+        let Some(entries) = &self.window else {
+            return (false, most);
+        };
+        let window = Window::of_sorted(entries);
+        let inside = window.touches(chunk, chunk);
+        let mut len = 1;
+        while len < most && window.touches(chunk + len, chunk + len) == inside {
+            len += 1;
+        }
+        (inside, len)
+    }
+}
+
+impl WorkItem for Merge {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        let Some(overlay) = this.overlay() else {
+            return;
+        };
+        if !overlay.is_usable() {
+            return;
+        }
+        while !this.stopping.load(Ordering::Acquire) {
+            match without_io(|| this.merge_window(overlay)) {
+                Ok(true) => {}
+                Ok(false) => {
+                    this.table.raise_event();
+                    return;
+                }
+                Err(error) => {
+                    pr_err!(
+                        "merge into {} failed: error {}; resume the device to try again\n",
+                        this.origin_device.number(),
+                        error.to_errno()
+                    );
+                    this.failed.store(true, Ordering::Relaxed);
+                    this.table.raise_event();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The copy of one run to the origin. The pass is dropped last: the worker waits for it.
+pub(crate) struct MergeCopy {
+    cow: Device,
+    origin: Device,
+    from: u64,
+    to: u64,
+    sectors: u64,
+    merge: Arc<Merge>,
+    _pass: Pass,
+}
+
+impl CopyJob for MergeCopy {
+    fn source(&self) -> Region<'_> {
+        Region {
+            device: &self.cow,
+            sector: self.from,
+            sectors: self.sectors,
+        }
+    }
+
+    fn destination(&self, n: usize) -> Option<Region<'_>> {
+        (n == 0).then_some(Region {
+            device: &self.origin,
+            sector: self.to,
+            sectors: self.sectors,
+        })
+    }
+
+    fn done(job: PoolBox<Self>, outcome: Outcome) {
+        if !outcome.succeeded(0) {
+            job.merge.copy_failed.store(true, Ordering::Relaxed);
+        }
+    }
+}

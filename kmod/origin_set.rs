@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Stability: who must have copied a chunk before it may be overwritten?
+//!
+//! Every block device that has overlays has one [`OriginSet`]: the set of its copiers. A write to
+//! the origin, from whichever target, asks the set ([`OriginSet::admit`]) and is let through when
+//! every copier has a stable exception for each chunk that it touches. Otherwise the missing
+//! copies are started, all copiers with the same chunk size sharing one read, and the write is
+//! parked with one exception that is not stable yet; when that is settled it asks again.
+//!
+//! Asking again keeps this simple and safe: nothing counts down, so nothing can be counted wrong
+//! when a copier comes, goes or fails in the meantime.
+
+use crate::dm::new_irq_lock;
+use crate::dm::CopyJob;
+use crate::dm::DeviceNumber;
+use crate::dm::IrqLock;
+use crate::dm::Kcopyd;
+use crate::dm::MemPool;
+use crate::dm::Outcome;
+use crate::dm::Pass;
+use crate::dm::PoolBox;
+use crate::dm::Region;
+use crate::dm::MAX_DESTINATIONS;
+use crate::holey_core::format::ChunkSize;
+use crate::holey_core::index::Run;
+use crate::merge::Merge;
+use crate::overlay::Bio;
+use crate::copier::Copier;
+use crate::copier::Standing;
+use core::ops::Deref;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// Copies that can be started when memory is short.
+const RESERVED_TASKS: u16 = 16;
+
+kernel::sync::global_lock! {
+    // SAFETY: The module initialises it before it registers the first target.
+    /// All origins that have overlays.
+    pub(crate) unsafe(uninit) static ORIGINS: Mutex<Registry> = Registry { entries: KVec::new() };
+}
+
+/// The origins, each with its number of users.
+pub(crate) struct Registry {
+    entries: KVec<(Arc<OriginSet>, usize)>,
+}
+
+/// The copiers of one origin.
+#[pin_data]
+pub(crate) struct OriginSet {
+    number: DeviceNumber,
+    kcopyd: Kcopyd,
+    tasks: Arc<MemPool<CopyTask>>,
+    #[pin]
+    members: IrqLock<Members>,
+}
+
+#[derive(Default)]
+struct Members {
+    copiers: KVec<Arc<Copier>>,
+    merges: KVec<Arc<Merge>>,
+}
+
+/// A user's hold on an origin.
+pub(crate) struct Origin {
+    set: Arc<OriginSet>,
+}
+
+impl Origin {
+    /// Finds or makes the set of a device. May sleep.
+    pub(crate) fn get(number: DeviceNumber) -> Result<Self> {
+        let mut registry = ORIGINS.lock();
+        if let Some((set, users)) = registry
+            .entries
+            .iter_mut()
+            .find(|(set, _)| set.number == number)
+        {
+            *users += 1;
+            return Ok(Self { set: set.clone() });
+        }
+        let set = Arc::pin_init(
+            try_pin_init!(OriginSet {
+                number,
+                kcopyd: Kcopyd::new()?,
+                tasks: MemPool::new(RESERVED_TASKS)?,
+                members <- new_irq_lock!(Members::default(), c"holey_members"),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        registry.entries.push((set.clone(), 1), GFP_KERNEL)?;
+        Ok(Self { set })
+    }
+}
+
+impl Deref for Origin {
+    type Target = OriginSet;
+
+    fn deref(&self) -> &OriginSet {
+        &self.set
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        let mut registry = ORIGINS.lock();
+        registry.entries.retain(|(set, users)| {
+            if Arc::ptr_eq(set, &self.set) {
+                *users -= 1;
+            }
+            *users != 0
+        });
+        if registry.entries.is_empty() {
+            registry.entries = KVec::new();
+        }
+    }
+}
+
+/// What stands between a write and the origin.
+enum Verdict {
+    /// Nothing.
+    Clear,
+    /// Copies that were just begun in the tables of the copiers and have to be sent.
+    Copy(CopyTask),
+    /// An exception that is not stable yet.
+    Wait(Arc<Copier>, u64),
+}
+
+impl OriginSet {
+    /// Lets a write of `sectors` sectors from `start` on through (returns it), or keeps it until
+    /// it can be let through. May sleep for memory.
+    pub(crate) fn admit(&self, start: u64, sectors: u64, mut bio: Bio) -> Option<Bio> {
+        loop {
+            match self.survey(start, sectors) {
+                Verdict::Clear => return Some(bio),
+                Verdict::Copy(task) => self.copy(task),
+                Verdict::Wait(copier, chunk) => bio = copier.park(chunk, bio)?,
+            }
+        }
+    }
+
+    /// Whether a write to the range may go at once. Never sleeps.
+    pub(crate) fn is_clear(&self, start: u64, sectors: u64) -> bool {
+        let members = self.members.lock();
+        members
+            .copiers
+            .iter()
+            .all(|copier| copier.is_stable(start, sectors))
+    }
+
+    /// Gives the exceptions of `source` to `receiver` in one step, so that the origin is protected
+    /// throughout.
+    pub(crate) fn hand_over(&self, source: &Arc<Copier>, receiver: &Arc<Copier>) {
+        let _members = self.members.lock();
+        receiver.take_over(source);
+        source.retire();
+        Copier::activate(receiver);
+    }
+
+    /// Starts all copies that a write to the range would need, without waiting for them: whoever
+    /// is about to write many ranges calls this for all of them before [`Self::secure`].
+    pub(crate) fn prepare(&self, start: u64, sectors: u64) {
+        while let Verdict::Copy(task) = self.survey(start, sectors) {
+            self.copy(task);
+        }
+    }
+
+    /// Sleeps until a write to the range would be let through.
+    pub(crate) fn secure(&self, start: u64, sectors: u64) {
+        loop {
+            match self.survey(start, sectors) {
+                Verdict::Clear => return,
+                Verdict::Copy(task) => self.copy(task),
+                Verdict::Wait(copier, chunk) => copier.wait_for(chunk),
+            }
+        }
+    }
+
+    /// Sends a copy on its way. May sleep for memory.
+    pub(crate) fn copy(&self, task: CopyTask) {
+        self.kcopyd.copy(self.tasks.take(task));
+    }
+
+    /// The kcopyd client, for merges.
+    pub(crate) fn kcopyd(&self) -> &Kcopyd {
+        &self.kcopyd
+    }
+
+    /// Adds a copier; it takes part once it is active.
+    pub(crate) fn add_copier(&self, copier: &Arc<Copier>) -> Result {
+        let mut room = KVec::new();
+        loop {
+            let mut members = self.members.lock();
+            let len = members.copiers.len();
+            if room.capacity() > len {
+                let old = core::mem::replace(&mut members.copiers, room);
+                // There is room for all of them and one more.
+                for copier in Iterator::chain(old.iter(), [copier]) {
+                    let _ = members.copiers.push_within_capacity(copier.clone());
+                }
+                drop(members);
+                return Ok(());
+            }
+            drop(members);
+            room = KVec::with_capacity(len + 1, GFP_KERNEL)?;
+        }
+    }
+
+    /// Takes a copier out.
+    pub(crate) fn remove_copier(&self, copier: &Arc<Copier>) {
+        let mut members = self.members.lock();
+        members.copiers.retain(|other| !Arc::ptr_eq(other, copier));
+    }
+
+    /// Adds a merge. `EBUSY` if there is one already: two merges would not see each other's writes.
+    pub(crate) fn add_merge(&self, merge: &Arc<Merge>) -> Result {
+        let room = KVec::with_capacity(1, GFP_KERNEL)?;
+        let mut members = self.members.lock();
+        if !members.merges.is_empty() {
+            return Err(EBUSY);
+        }
+        let old = core::mem::replace(&mut members.merges, room);
+        let _ = members.merges.push_within_capacity(merge.clone());
+        drop(members);
+        drop(old);
+        Ok(())
+    }
+
+    /// Takes a merge out.
+    pub(crate) fn remove_merge(&self, merge: &Arc<Merge>) {
+        let mut members = self.members.lock();
+        members.merges.retain(|other| !Arc::ptr_eq(other, merge));
+    }
+
+    /// The copier that uses a COW device, other than `but`: the source of a handover.
+    pub(crate) fn user_of(&self, cow: DeviceNumber, but: Option<&Arc<Copier>>) -> Option<Arc<Copier>> {
+        let members = self.members.lock();
+        members
+            .copiers
+            .iter()
+            .find(|copier| {
+                copier.cow_number() == cow
+                    && !copier.is_retired()
+                    && but.is_none_or(|but| !Arc::ptr_eq(copier, but))
+            })
+            .cloned()
+    }
+
+    /// Whether a merge uses a COW device.
+    pub(crate) fn is_merging(&self, cow: DeviceNumber) -> bool {
+        let members = self.members.lock();
+        members.merges.iter().any(|merge| merge.cow_number() == cow)
+    }
+
+    fn survey(&self, start: u64, sectors: u64) -> Verdict {
+        let members = self.members.lock();
+        let mut task: Option<CopyTask> = None;
+        let mut wait = None;
+        for copier in members.copiers.iter() {
+            if let Some(task) = &mut task {
+                if !task.is_full() {
+                    copier.join_copy(task);
+                }
+                continue;
+            }
+            match copier.standing(start, sectors) {
+                Standing::Stable => {}
+                Standing::Copying(run, size) => {
+                    task = Some(CopyTask::new(copier.clone(), run, size));
+                }
+                Standing::Unstable(chunk) => {
+                    if wait.is_none() {
+                        wait = Some((copier.clone(), chunk));
+                    }
+                }
+            }
+        }
+        match (task, wait) {
+            (Some(task), _) => Verdict::Copy(task),
+            (None, Some((copier, chunk))) => Verdict::Wait(copier, chunk),
+            (None, None) => Verdict::Clear,
+        }
+    }
+}
+
+/// One copier's part of a copy. The pass is dropped last: whoever tears the copier down waits for it.
+struct Leg {
+    copier: Arc<Copier>,
+    cow: u64,
+    _pass: Pass,
+}
+
+impl Leg {
+    fn new(copier: Arc<Copier>, cow: u64) -> Self {
+        let pass = copier.enter();
+        Self {
+            copier,
+            cow,
+            _pass: pass,
+        }
+    }
+}
+
+/// Copies a run of chunks from the origin to the COW devices of up to eight copiers.
+pub(crate) struct CopyTask {
+    size: ChunkSize,
+    origin: u64,
+    chunks: u64,
+    first: Leg,
+    others: [Option<Leg>; MAX_DESTINATIONS - 1],
+}
+
+impl CopyTask {
+    /// A copy for one copier, whose table has slots for the run.
+    pub(crate) fn new(copier: Arc<Copier>, run: Run, size: ChunkSize) -> Self {
+        Self {
+            size,
+            origin: run.origin,
+            chunks: run.len,
+            first: Leg::new(copier, run.cow),
+            others: [const { None }; MAX_DESTINATIONS - 1],
+        }
+    }
+
+    /// The run on the origin: first chunk, number of chunks, and their size.
+    pub(crate) fn range(&self) -> (u64, u64, ChunkSize) {
+        (self.origin, self.chunks, self.size)
+    }
+
+    /// Adds a copier that needs just this run and has slots for it from COW chunk `cow` on.
+    pub(crate) fn join(&mut self, copier: Arc<Copier>, cow: u64) {
+        if let Some(place) = self.others.iter_mut().find(|leg| leg.is_none()) {
+            *place = Some(Leg::new(copier, cow));
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.others.iter().all(Option::is_some)
+    }
+
+    fn leg(&self, n: usize) -> Option<&Leg> {
+        match n.checked_sub(1) {
+            None => Some(&self.first),
+            Some(other) => self.others.get(other)?.as_ref(),
+        }
+    }
+
+    /// Sectors to copy: the last chunk of an origin may lie on it only in part.
+    fn sectors(&self) -> u64 {
+        let start = self.size.sector_of(self.origin);
+        let end = self
+            .size
+            .sector_of(self.origin.saturating_add(self.chunks))
+            .min(self.first.copier.origin_sectors());
+        end.saturating_sub(start)
+    }
+}
+
+impl CopyJob for CopyTask {
+    fn source(&self) -> Region<'_> {
+        Region {
+            device: self.first.copier.origin_device(),
+            sector: self.size.sector_of(self.origin),
+            sectors: self.sectors(),
+        }
+    }
+
+    fn destination(&self, n: usize) -> Option<Region<'_>> {
+        let leg = self.leg(n)?;
+        Some(Region {
+            device: leg.copier.cow_device(),
+            sector: self.size.sector_of(leg.cow),
+            sectors: self.sectors(),
+        })
+    }
+
+    fn done(job: PoolBox<Self>, outcome: Outcome) {
+        let mut n = 0;
+        while let Some(leg) = job.leg(n) {
+            let run = Run {
+                origin: job.origin,
+                cow: leg.cow,
+                len: job.chunks,
+            };
+            Copier::copied(&leg.copier, run, outcome.succeeded(n));
+            n += 1;
+        }
+    }
+}

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The state of one overlay: its index, the exceptions in the making, and the end of its list.
+//!
+//! An overlay has no devices: it outlives the table that made it when another table takes its
+//! exceptions over. A snapshot or a merge target drives it.
+//!
+//! Lock order, outermost first; nobody sleeps inside the second:
+//!
+//! 1. [`Overlay::area`], a mutex: whoever writes metadata.
+//! 2. the members of an origin (`origin_set.rs`), with interrupts off;
+//! 3. [`Overlay::state`], with interrupts off.
+
+use crate::arena::Arena;
+use crate::dm::new_irq_lock;
+use crate::dm::new_wait_queue;
+use crate::dm::without_io;
+use crate::dm::BioList;
+use crate::dm::IoBuffer;
+use crate::dm::IrqLock;
+use crate::dm::WaitQueue;
+use crate::holey_core::alloc::Allocator;
+use crate::holey_core::area::AreaImage;
+use crate::holey_core::epoch::Epochs;
+use crate::holey_core::format::ChunkSize;
+use crate::holey_core::format::Layout;
+use crate::holey_core::index::Extent;
+use crate::holey_core::index::Index;
+use crate::holey_core::index::IndexWriter;
+use crate::holey_core::pending;
+use crate::holey_core::pending::Pending;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::sync::Mutex;
+
+/// Exceptions that can be in the making at a time.
+const SLOTS: usize = 2048;
+/// Holes in the COW device that are remembered for reuse.
+const HOLES: usize = 1024;
+/// The index gets another segment when fewer nodes than this are free.
+const FEW_NODES: u32 = 32;
+
+/// What is kept beside each bio.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tag {
+    /// What has to be done when it ends.
+    pub(crate) role: Role,
+    /// The epoch it was counted in, for readers and writers that are tracked.
+    pub(crate) epoch: u8,
+    /// A flush that the COW device has to see, too.
+    pub(crate) forward: bool,
+    /// Chunks that a fresh write fills.
+    pub(crate) chunks: u32,
+    /// The first of them, on the origin.
+    pub(crate) origin: u64,
+    /// The first of them, on the COW device.
+    pub(crate) cow: u64,
+    /// The commit that it waits for.
+    pub(crate) ticket: u64,
+}
+
+/// What has to be done when a bio ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// It reads the origin or writes the COW device and was counted into an epoch.
+    Tracked,
+    /// It fills COW chunks that no exception names yet.
+    Fresh,
+    /// It writes COW chunks that are mapped and has to be durable, mapping included.
+    Durable,
+}
+
+/// A bio of ours.
+pub(crate) type Bio = crate::dm::Bio<Tag>;
+/// A list of them.
+pub(crate) type Bios = BioList<Tag>;
+
+/// Who waits for an exception.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    /// Writes to the snapshot: sent to the COW device once the chunk is there.
+    pub(crate) writes: Bios,
+    /// Writes to the origin: tried again once the exception is stable.
+    pub(crate) origin: Bios,
+}
+
+/// Whether the store can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Yes.
+    Valid,
+    /// No, but the header does not say so yet: origin writes wait until it does.
+    Invalidating,
+    /// No.
+    Invalid,
+}
+
+type Slots = KVVec<pending::Slot<Waiters>>;
+
+/// What the lock protects.
+pub(crate) struct State {
+    pub(crate) writer: IndexWriter,
+    pub(crate) pending: Pending<Slots, KVVec<u32>>,
+    pub(crate) alloc: Allocator<KVVec<u64>>,
+    pub(crate) condition: Condition,
+    /// Exceptions up to this ticket are to be committed now.
+    pub(crate) wanted: u64,
+    /// Wait for their ticket to be durable, in the order of tickets.
+    pub(crate) flushes: Bios,
+    /// Wait for a slot, or for the header to say that the store is invalid.
+    pub(crate) blocked: Waiters,
+    /// Fresh writes that have ended and wait for memory of the index.
+    pub(crate) late: Bios,
+    /// Directed at a device and to be sent from a thread that may sleep.
+    pub(crate) send: Bios,
+    /// The target is going away or being suspended.
+    pub(crate) hurry: bool,
+}
+
+impl State {
+    /// Whether the worker has something to do, now or after a while.
+    pub(crate) fn has_work(&self) -> bool {
+        self.has_urgent_work() || self.pending.ready_len() != 0
+    }
+
+    /// Whether the worker has something to do at once.
+    pub(crate) fn has_urgent_work(&self) -> bool {
+        let blocked = !self.blocked.writes.is_empty() || !self.blocked.origin.is_empty();
+        let ready = self.pending.ready_len() != 0;
+        !self.late.is_empty()
+            || !self.send.is_empty()
+            || self.condition == Condition::Invalidating
+            || blocked && self.can_unblock()
+            || ready && (self.hurry || self.wanted > self.pending.durable())
+    }
+
+    /// Whether those who are blocked would get further now.
+    pub(crate) fn can_unblock(&self) -> bool {
+        match self.condition {
+            Condition::Valid => self.pending.room() != 0,
+            Condition::Invalidating => false,
+            Condition::Invalid => true,
+        }
+    }
+}
+
+/// Whoever writes metadata has this.
+pub(crate) struct Area {
+    /// The area that is being filled.
+    pub(crate) image: AreaImage<IoBuffer>,
+    /// The areas behind it, when a commit needs several.
+    pub(crate) spill: AreaImage<IoBuffer>,
+    /// One chunk of zeros.
+    pub(crate) zeros: IoBuffer,
+}
+
+/// The state of one overlay.
+#[pin_data]
+pub(crate) struct Overlay {
+    pub(crate) layout: Layout,
+    pub(crate) index: Index<Arena>,
+    /// Readers of the origin.
+    pub(crate) readers: Epochs,
+    /// Woken whenever somebody may wait for a change of `state` or `readers`.
+    #[pin]
+    pub(crate) changed: WaitQueue,
+    #[pin]
+    pub(crate) state: IrqLock<State>,
+    #[pin]
+    pub(crate) area: Mutex<Area>,
+    young: AtomicUsize,
+    usable: AtomicBool,
+    few_nodes: AtomicBool,
+    /// Chunks up to the end of the last metadata area that is in use.
+    metadata: AtomicU64,
+}
+
+impl Overlay {
+    /// An overlay without exceptions over an origin of `origin_chunks` chunks.
+    pub(crate) fn new(chunk: ChunkSize, origin_chunks: u64) -> Result<Arc<Self>> {
+        let layout = Layout::new(chunk);
+        let state = State {
+            writer: IndexWriter::new(),
+            pending: Pending::new(slots()?, KVVec::from_elem(0, SLOTS, GFP_KERNEL)?),
+            alloc: Allocator::new(layout, KVVec::from_elem(0, HOLES, GFP_KERNEL)?),
+            condition: Condition::Valid,
+            wanted: 0,
+            flushes: Bios::default(),
+            blocked: Waiters::default(),
+            late: Bios::default(),
+            send: Bios::default(),
+            hurry: false,
+        };
+        let area = Area {
+            image: AreaImage::new(layout, IoBuffer::new(chunk.bytes())?),
+            spill: AreaImage::new(layout, IoBuffer::new(chunk.bytes())?),
+            zeros: IoBuffer::new(chunk.bytes())?,
+        };
+        let overlay = Arc::pin_init(
+            pin_init!(Self {
+                layout,
+                index: Index::new(Arena::new(origin_chunks)?),
+                readers: Epochs::new(),
+                changed <- new_wait_queue!(c"holey_overlay"),
+                state <- new_irq_lock!(state, c"holey_overlay"),
+                area <- new_mutex!(area, "holey_area"),
+                young: AtomicUsize::new(0),
+                usable: AtomicBool::new(true),
+                few_nodes: AtomicBool::new(true),
+                metadata: AtomicU64::new(2),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        overlay.ensure_nodes()?;
+        Ok(overlay)
+    }
+
+    /// The chunk size.
+    pub(crate) fn chunk(&self) -> ChunkSize {
+        self.layout.chunk()
+    }
+
+    /// Looks a chunk up; an index that cannot answer counts as an error of the device.
+    pub(crate) fn lookup(&self, chunk: u64) -> Option<Extent> {
+        self.index.lookup(chunk).ok()
+    }
+
+    /// Gives the index memory if it has little. Called where sleeping is allowed, before slots
+    /// are taken, so that inserting seldom has to wait.
+    pub(crate) fn ensure_nodes(&self) -> Result {
+        while self.few_nodes.load(Ordering::Relaxed) {
+            self.add_nodes()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the index another segment. May sleep for memory.
+    pub(crate) fn add_nodes(&self) -> Result {
+        let next = self.state.lock().writer.segments();
+        without_io(|| self.index.directory().grow(next))?;
+        let mut state = self.state.lock();
+        // Somebody else may have been faster; then both use the same segment.
+        if state.writer.segments() == next {
+            self.index
+                .add_segment(&mut state.writer)
+                .map_err(|_| ENOMEM)?;
+        }
+        self.note(&state);
+        Ok(())
+    }
+
+    /// Publishes what lock-free readers look at. Called before the lock is released whenever
+    /// slots or nodes were taken or given back.
+    pub(crate) fn note(&self, state: &State) {
+        self.young.store(state.pending.len(), Ordering::Release);
+        let valid = state.condition == Condition::Valid;
+        self.usable.store(valid, Ordering::Relaxed);
+        let few = state.writer.free_nodes() < FEW_NODES;
+        self.few_nodes.store(few, Ordering::Relaxed);
+    }
+
+    /// Whether all chunks of `first..=last` have exceptions and all exceptions are stable. Takes
+    /// no lock; false means that a look under the lock is needed.
+    pub(crate) fn all_stable(&self, first: u64, last: u64) -> bool {
+        let mut chunk = first;
+        while chunk <= last {
+            match self.lookup(chunk) {
+                Some(Extent::Mapped { len, .. }) => chunk = chunk.saturating_add(len),
+                _ => return false,
+            }
+        }
+        // A slot is taken before its chunk is mapped and noted before it is given back, so that
+        // looking here after the lookups sees every slot of a chunk that was found mapped.
+        self.young.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether the store can be used, without taking the lock.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.usable.load(Ordering::Relaxed)
+    }
+
+    /// Says where the metadata ends now.
+    pub(crate) fn note_area(&self, area: u64) {
+        self.metadata
+            .store(area.saturating_add(2), Ordering::Relaxed);
+    }
+
+    /// Sectors of the store that are in use, and how many of them are metadata.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        let allocated = self.state.lock().alloc.next_free();
+        let metadata = self.metadata.load(Ordering::Relaxed);
+        let sectors = |chunks| self.chunk().sector_of(chunks);
+        (sectors(allocated), sectors(metadata))
+    }
+
+    /// Says whether the store can be used.
+    pub(crate) fn set_condition(&self, condition: Condition) {
+        let mut state = self.state.lock();
+        state.condition = condition;
+        self.note(&state);
+    }
+
+    /// Whether the store can be used.
+    pub(crate) fn condition(&self) -> Condition {
+        self.state.lock().condition
+    }
+}
+
+fn slots() -> Result<Slots> {
+    let mut slots = KVVec::with_capacity(SLOTS, GFP_KERNEL)?;
+    for _ in 0..SLOTS {
+        slots.push(pending::Slot::new(), GFP_KERNEL)?;
+    }
+    Ok(slots)
+}

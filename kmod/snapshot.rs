@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The targets `holey-snapshot` and, under its stock name, `snapshot`: index + exception store.
+
+use crate::copier::Copier;
+use crate::dm::Access;
+use crate::dm::Args;
+use crate::dm::CtrError;
+use crate::dm::Device;
+use crate::dm::Ended;
+use crate::dm::EndedBio;
+use crate::dm::IoClient;
+use crate::dm::Mapped;
+use crate::dm::NewBio;
+use crate::dm::Setup;
+use crate::dm::Status;
+use crate::dm::StatusKind;
+use crate::dm::Stop;
+use crate::dm::Target;
+use crate::dm::Visitor;
+use crate::holey_core::table::StoreLine;
+use crate::holey_core::table::TableError;
+use crate::origin_set::Origin;
+use crate::overlay::Condition;
+use crate::overlay::Overlay;
+use crate::overlay::Tag;
+use crate::store;
+use core::fmt::Write;
+use kernel::prelude::*;
+use kernel::str::CStr;
+use kernel::sync::Arc;
+
+/// A snapshot of an origin.
+pub(crate) struct Snapshot {
+    copier: Arc<Copier>,
+}
+
+/// The devices and the store that a table line of a snapshot or a merge names.
+pub(crate) struct Line {
+    pub(crate) origin: Device,
+    pub(crate) cow: Device,
+    pub(crate) store: StoreLine,
+}
+
+impl Line {
+    /// Parses a line and opens its devices.
+    pub(crate) fn open(
+        setup: &mut Setup<'_>,
+        args: Args<'_>,
+        origin_access: Access,
+    ) -> Result<Self, CtrError> {
+        let words = (0..args.len()).filter_map(|n| args.get(n)).map(CStr::to_bytes);
+        let store = StoreLine::parse(words).map_err(report)?;
+        let (Some(origin), Some(cow)) = (args.get(0), args.get(1)) else {
+            return Err(report(TableError::TooFewWords { got: 0, want: 4 }));
+        };
+        if setup.begin() != 0 {
+            return Err(CtrError::new(EINVAL, c"The target must begin at sector 0"));
+        }
+        if setup.same_device(origin, cow) {
+            return Err(CtrError::new(
+                EINVAL,
+                c"COW device cannot be the same as origin device",
+            ));
+        }
+        let origin = setup
+            .open(origin, origin_access)
+            .map_err(|errno| CtrError::new(errno, c"Cannot get origin device"))?;
+        let cow = setup
+            .open(cow, Access::AsTable)
+            .map_err(|errno| CtrError::new(errno, c"Cannot get COW device"))?;
+        Ok(Self { origin, cow, store })
+    }
+}
+
+/// Logs what is wrong with a table line.
+fn report(error: TableError) -> CtrError {
+    pr_err!("table line refused: {}\n", error);
+    CtrError::new(EINVAL, c"Invalid arguments (the kernel log has the details)")
+}
+
+/// An error without details.
+pub(crate) fn failed(errno: Error) -> CtrError {
+    CtrError::new(errno, c"Cannot set up the target")
+}
+
+/// Writes the part of the status that snapshots and merges share.
+pub(crate) fn write_status(
+    kind: StatusKind,
+    out: &mut Status<'_>,
+    origin: &Device,
+    cow: &Device,
+    overlay: Option<&Arc<Overlay>>,
+    merge_failed: bool,
+) {
+    let condition = overlay.map(|overlay| overlay.condition());
+    let valid = condition == Some(Condition::Valid);
+    let chunk = overlay.map_or(0, |overlay| overlay.chunk().sectors());
+    let yes_no = |yes| if yes { 'y' } else { 'n' };
+    // Writing to a status line does not fail: what does not fit is cut off.
+    let _ = match (kind, overlay) {
+        (StatusKind::Info, None) => write!(out, "Unknown"),
+        (StatusKind::Info, Some(_)) if !valid => write!(out, "Invalid"),
+        (StatusKind::Info, Some(_)) if merge_failed => write!(out, "Merge failed"),
+        (StatusKind::Info, Some(overlay)) => {
+            let (allocated, metadata) = overlay.usage();
+            write!(out, "{}/{} {}", allocated, cow.sectors(), metadata)
+        }
+        (StatusKind::Table, _) => {
+            write!(out, "{} {} P {}", origin.number(), cow.number(), chunk)
+        }
+        (StatusKind::Measurement, _) => write!(
+            out,
+            ",snap_origin_name={},snap_cow_name={},snap_valid={},snap_merge_failed={},snapshot_overflowed=n;",
+            origin.number(),
+            cow.number(),
+            yes_no(valid),
+            yes_no(merge_failed)
+        ),
+    };
+}
+
+#[vtable]
+impl Target for Snapshot {
+    type Data = Tag;
+
+    const VERSION: [u32; 3] = [1, 16, 0];
+
+    fn create(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError> {
+        let line = Line::open(setup, args, Access::Read)?;
+        let origin = Origin::get(line.origin.number()).map_err(failed)?;
+        if origin.is_merging(line.cow.number()) {
+            return Err(CtrError::new(EBUSY, c"The COW device is being merged"));
+        }
+        let overlay = match origin.user_of(line.cow.number(), None) {
+            // Its exceptions are handed over when this table is resumed.
+            Some(_) => None,
+            None => Some(
+                IoClient::new()
+                    .map_err(store::StoreError::from)
+                    .and_then(|io| {
+                        let sectors = setup.sectors();
+                        store::open(&io, &line.origin, &line.cow, sectors, line.store.chunk)
+                    })
+                    .map_err(|error| error.report(&line.cow))?,
+            ),
+        };
+        setup.set_flush_bios(1);
+        setup.set_write_cache();
+        let copier = Copier::new(
+            origin,
+            line.origin,
+            line.cow,
+            setup.sectors(),
+            overlay,
+            setup.table(),
+        )
+        .map_err(failed)?;
+        copier.origin.add_copier(&copier).map_err(failed)?;
+        let place = KBox::pin(Self { copier }, GFP_KERNEL);
+        place.map_err(|_| failed(ENOMEM))
+    }
+
+    fn teardown(&self) {
+        Copier::shut_down(&self.copier);
+        self.copier.origin.remove_copier(&self.copier);
+    }
+
+    fn map(&self, bio: NewBio<Tag>) -> Mapped {
+        Copier::map(&self.copier, bio)
+    }
+
+    fn end_io(&self, bio: EndedBio<Tag>) -> Ended {
+        Copier::end_io(&self.copier, bio)
+    }
+
+    fn postsuspend(&self) {
+        if !self.copier.is_retired() {
+            Copier::settle(&self.copier);
+        }
+        self.copier.set_suspended(true);
+    }
+
+    fn preresume(&self) -> Result {
+        if self.copier.overlay().is_some() {
+            return Ok(());
+        }
+        source_of(&self.copier.origin, self.copier.cow_device(), Some(&self.copier)).map(|_| ())
+    }
+
+    fn resume(&self) {
+        let copier = &self.copier;
+        if copier.overlay().is_none() {
+            if let Ok(source) = source_of(&copier.origin, copier.cow_device(), Some(copier)) {
+                copier.origin.hand_over(&source, copier);
+            }
+        }
+        copier.set_suspended(false);
+        Copier::activate(copier);
+    }
+
+    fn status(&self, kind: StatusKind, out: &mut Status<'_>) {
+        let copier = &self.copier;
+        let overlay = copier.overlay().filter(|_| !copier.is_retired());
+        write_status(
+            kind,
+            out,
+            copier.origin_device(),
+            copier.cow_device(),
+            overlay,
+            false,
+        );
+    }
+
+    fn devices(&self, visitor: &mut Visitor<'_>) -> Result<(), Stop> {
+        let copier = &self.copier;
+        visitor.visit(copier.origin_device(), 0, copier.origin_sectors())?;
+        visitor.visit(copier.cow_device(), 0, copier.cow_device().sectors())
+    }
+}
+
+/// The copier whose exceptions a new table on the same COW device takes over.
+pub(crate) fn source_of(
+    origin: &Origin,
+    cow: &Device,
+    but: Option<&Arc<Copier>>,
+) -> Result<Arc<Copier>> {
+    let Some(source) = origin.user_of(cow.number(), but) else {
+        pr_err!(
+            "COW device {}: its previous user is gone; load the table again\n",
+            cow.number()
+        );
+        return Err(EINVAL);
+    };
+    if !source.is_suspended() || source.overlay().is_none() {
+        pr_err!(
+            "COW device {}: suspend the device that uses it before this one takes over\n",
+            cow.number()
+        );
+        return Err(EINVAL);
+    }
+    Ok(source)
+}

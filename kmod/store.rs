@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The persistent store on its COW device: opening, making, and changing it.
+
+use crate::dm::CtrError;
+use crate::dm::Device;
+use crate::dm::Durability;
+use crate::dm::IoBuffer;
+use crate::dm::IoClient;
+use crate::holey_core::area::entry_at;
+use crate::holey_core::area::AreaImage;
+use crate::holey_core::format::Bounds;
+use crate::holey_core::format::ChunkSize;
+use crate::holey_core::format::Exception;
+use crate::holey_core::format::FormatError;
+use crate::holey_core::format::Header;
+use crate::holey_core::format::UsedMap;
+use crate::holey_core::format::HEADER_LEN;
+use crate::holey_core::format::SECTOR_SIZE;
+use crate::holey_core::index::IndexError;
+use crate::overlay::Condition;
+use crate::overlay::Overlay;
+use kernel::alloc::AllocError;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// Chunk size of a new store whose table line leaves it open, in sectors (16 KiB, as stock).
+const DEFAULT_CHUNK_SECTORS: u32 = 32;
+
+/// Why a store cannot be opened.
+pub(crate) enum StoreError {
+    Format(FormatError),
+    Io(Error),
+    Memory,
+    /// The chunk size does not suit the block size, in sectors, of a device.
+    BlockSize(u32, u32),
+    /// The index is inconsistent.
+    Index,
+}
+
+impl From<FormatError> for StoreError {
+    fn from(error: FormatError) -> Self {
+        Self::Format(error)
+    }
+}
+
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        if error == ENOMEM {
+            Self::Memory
+        } else {
+            Self::Io(error)
+        }
+    }
+}
+
+impl From<AllocError> for StoreError {
+    fn from(_: AllocError) -> Self {
+        Self::Memory
+    }
+}
+
+impl StoreError {
+    /// Logs the details and returns what the core shows.
+    pub(crate) fn report(self, cow: &Device) -> CtrError {
+        let number = cow.number();
+        match self {
+            Self::Format(error) => {
+                pr_err!("COW device {}: {}\n", number, error);
+                let errno = match error {
+                    FormatError::Magic(_) => ENXIO,
+                    _ => EINVAL,
+                };
+                CtrError::new(errno, c"The COW device has no usable exception store")
+            }
+            Self::Io(error) => {
+                pr_err!("COW device {}: I/O error {}\n", number, error.to_errno());
+                CtrError::new(EIO, c"Failed to read or write the exception store")
+            }
+            Self::Memory => CtrError::new(ENOMEM, c"Out of memory"),
+            Self::BlockSize(chunk, block) => {
+                pr_err!(
+                    "COW device {}: chunk size {} sectors is no multiple of a block of {} sectors\n",
+                    number,
+                    chunk,
+                    block
+                );
+                CtrError::new(EINVAL, c"Chunk size is not a multiple of the device block size")
+            }
+            Self::Index => CtrError::new(EINVAL, c"The exception index is inconsistent"),
+        }
+    }
+}
+
+/// Opens the store of a COW device, or makes one if the device is fresh.
+///
+/// `chunk` is what the table line says; a header that says something else wins. `origin_sectors`
+/// is the length of the origin. Sleeps.
+pub(crate) fn open(
+    io: &IoClient,
+    origin: &Device,
+    cow: &Device,
+    origin_sectors: u64,
+    chunk: Option<ChunkSize>,
+) -> Result<Arc<Overlay>, StoreError> {
+    let header = read_header(io, cow)?;
+    let size = match (header, chunk) {
+        (Some(header), Some(chunk)) if header.chunk != chunk => {
+            pr_warn!(
+                "COW device {}: chunk size {} sectors of the header is used, not {} of the table\n",
+                cow.number(),
+                header.chunk.sectors(),
+                chunk.sectors()
+            );
+            header.chunk
+        }
+        (Some(header), _) => header.chunk,
+        (None, Some(chunk)) => chunk,
+        (None, None) => ChunkSize::new(DEFAULT_CHUNK_SECTORS.max(cow.block_sectors()))?,
+    };
+    for device in [origin, cow] {
+        let block = device.block_sectors();
+        if size.sectors() % block != 0 {
+            return Err(StoreError::BlockSize(size.sectors(), block));
+        }
+    }
+    let bounds = Bounds::new(size, origin_sectors, cow.sectors())?;
+    let overlay = Overlay::new(size, bounds.origin_chunks)?;
+    match header {
+        None => format(io, cow, &overlay)?,
+        Some(header) if !header.valid => {
+            pr_warn!(
+                "COW device {}: the snapshot was invalidated earlier and cannot be used\n",
+                cow.number()
+            );
+            overlay.set_condition(Condition::Invalid);
+        }
+        Some(_) => load(io, cow, &overlay, bounds)?,
+    }
+    Ok(overlay)
+}
+
+fn read_header(io: &IoClient, cow: &Device) -> Result<Option<Header>, StoreError> {
+    let block = u64::from(cow.block_sectors()).max(8);
+    if cow.sectors() < block {
+        return Err(FormatError::CowTooSmall(0).into());
+    }
+    let len = (block * SECTOR_SIZE) as usize;
+    let mut buffer = IoBuffer::new(len)?;
+    io.read(cow, 0, &mut buffer, 0..len)?;
+    Ok(Header::parse(&buffer)?)
+}
+
+/// Makes an empty store: the end of the list is durable before the header says that there is one.
+fn format(io: &IoClient, cow: &Device, overlay: &Overlay) -> Result<(), StoreError> {
+    let area = overlay.area.lock();
+    let sector = overlay.chunk().sector_of(overlay.layout.area_chunk(0));
+    let whole = 0..area.zeros.len();
+    io.write(cow, sector, &area.zeros, whole, Durability::Volatile)?;
+    write_header(io, cow, overlay, true)?;
+    Ok(())
+}
+
+/// Writes the header durably, after all that was written before. Sleeps.
+pub(crate) fn write_header(io: &IoClient, cow: &Device, overlay: &Overlay, valid: bool) -> Result {
+    let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;
+    let header = Header {
+        valid,
+        chunk: overlay.chunk(),
+    };
+    if let Some(place) = buffer.get_mut(..HEADER_LEN) {
+        place.copy_from_slice(&header.encode());
+    }
+    let whole = 0..buffer.len();
+    io.write(cow, 0, &buffer, whole, Durability::FlushedAndDurable)
+}
+
+/// Reads the list of exceptions into the index.
+fn load(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    bounds: Bounds,
+) -> Result<(), StoreError> {
+    let words = usize::try_from(UsedMap::words_for(bounds.cow_chunks))
+        .map_err(|_| StoreError::Memory)?;
+    let mut words = KVVec::from_elem(0, words, GFP_KERNEL)?;
+    let mut used = UsedMap::new(&mut words);
+    let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;
+    let mut highest = 0;
+    let mut area = 0;
+    loop {
+        if area >= overlay.layout.areas_within(bounds.cow_chunks) {
+            return Err(FormatError::NoEnd(area).into());
+        }
+        read_area(io, cow, overlay, area, &mut buffer)?;
+        let mut slot = 0;
+        while let Some(entry) = entry_at(&buffer, slot) {
+            overlay.layout.check(entry, bounds)?;
+            if !used.claim(entry.cow) {
+                return Err(FormatError::CowTwice(entry).into());
+            }
+            add(overlay, entry)?;
+            highest = highest.max(entry.cow);
+            slot += 1;
+        }
+        if (slot as u64) < overlay.layout.entries() {
+            break;
+        }
+        area += 1;
+    }
+    let mut metadata = overlay.area.lock();
+    metadata.image.load(area, &buffer, usize::MAX);
+    let listed = metadata.image.listed();
+    overlay.note_area(area);
+    let mut state = overlay.state.lock();
+    state.alloc.restore(listed, highest, &used);
+    Ok(())
+}
+
+fn add(overlay: &Overlay, entry: Exception) -> Result<(), StoreError> {
+    loop {
+        let mut state = overlay.state.lock();
+        match overlay.index.insert(&mut state.writer, entry) {
+            Ok(()) => {
+                overlay.note(&state);
+                return Ok(());
+            }
+            Err(IndexError::NeedNodes) => {}
+            Err(IndexError::Exists) => return Err(FormatError::OriginTwice(entry).into()),
+            Err(_) => return Err(StoreError::Index),
+        }
+        drop(state);
+        overlay.add_nodes()?;
+    }
+}
+
+/// Reads area `area` into the buffer, which is one chunk long. Sleeps.
+pub(crate) fn read_area(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    area: u64,
+    buffer: &mut IoBuffer,
+) -> Result {
+    let sector = overlay.chunk().sector_of(overlay.layout.area_chunk(area));
+    let whole = 0..buffer.len();
+    io.read(cow, sector, buffer, whole)
+}
+
+/// Makes the device ready for entries that are put into `image`: what a crash left behind the end
+/// of the list is zeroed durably, and the area behind this one, if it is on the device, is zeroed
+/// so that this one may be filled to its last entry. Sleeps.
+pub(crate) fn prepare(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    image: &mut AreaImage<IoBuffer>,
+    zeros: &IoBuffer,
+) -> Result {
+    scrub(io, cow, overlay, image)?;
+    if !image.wants_next_zeroed() {
+        return Ok(());
+    }
+    let chunk = overlay.layout.area_chunk(image.area().saturating_add(1));
+    if chunk >= overlay.chunk().chunks_within(cow.sectors()) {
+        return Ok(());
+    }
+    let sector = overlay.chunk().sector_of(chunk);
+    io.write(cow, sector, zeros, 0..zeros.len(), Durability::Volatile)?;
+    image.next_is_zeroed();
+    Ok(())
+}
+
+/// Zeroes, durably, what stands on the device behind the end of the list. Sleeps.
+pub(crate) fn scrub(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    image: &mut AreaImage<IoBuffer>,
+) -> Result {
+    let stale = image.stale(block_bytes(cow));
+    if !stale.is_empty() {
+        let durability = Durability::FlushedAndDurable;
+        write_part(io, cow, overlay, image, stale, durability)?;
+        image.scrubbed();
+    }
+    Ok(())
+}
+
+/// Writes the bytes of `image` that differ from the disk. Sleeps.
+pub(crate) fn write_image(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    image: &AreaImage<IoBuffer>,
+    durability: Durability,
+) -> Result {
+    let part = image.unwritten(block_bytes(cow));
+    write_part(io, cow, overlay, image, part, durability)
+}
+
+fn block_bytes(device: &Device) -> usize {
+    (u64::from(device.block_sectors()) * SECTOR_SIZE) as usize
+}
+
+/// Writes a part of `image`, in bytes. Sleeps.
+fn write_part(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    image: &AreaImage<IoBuffer>,
+    part: core::ops::Range<usize>,
+    durability: Durability,
+) -> Result {
+    let area = overlay.layout.area_chunk(image.area());
+    let sector = overlay.chunk().sector_of(area) + part.start as u64 / SECTOR_SIZE;
+    io.write(cow, sector, image.buffer(), part, durability)
+}
+
+/// The kernel's printing has a trait of its own; what the core says is printed through it.
+macro_rules! print_in_kernel {
+    ($($name:ty),*) => {$(
+        impl kernel::fmt::Display for $name {
+            fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+                core::fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+
+print_in_kernel!(
+    FormatError,
+    crate::holey_core::table::TableError,
+    crate::dm::DeviceNumber
+);
