@@ -101,7 +101,8 @@ pub fn diff<O: Disk, N: Disk, W: Disk>(
     ))
 }
 
-fn same_size(old: &impl Disk, new: &impl Disk) -> Result<()> {
+/// Fails, with the way out, if the images have different sizes.
+pub fn same_size(old: &impl Disk, new: &impl Disk) -> Result<()> {
     let (from, to) = (old.size(), new.size());
     if from == to {
         return Ok(());

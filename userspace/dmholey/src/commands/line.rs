@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The arguments that 'create' and 'table' share, and the checks that come before the kernel's.
+
+use crate::blockdev::BlockDev;
+use crate::dm::table::Family;
+use crate::dm::table::Overlay;
+use crate::dm::table::Role;
+use crate::dm::table::StoreKind;
+use crate::dm::table::Table;
+use crate::exit::refuse;
+use crate::exit::Exit;
+use crate::units::parse_chunk;
+use clap::Args;
+use dmholey_cow::format::Bounds;
+use dmholey_cow::format::ChunkSize;
+use dmholey_cow::format::MIN_CHUNK_SECTORS;
+use dmholey_cow::Device;
+use dmholey_cow::Error as CowError;
+use dmholey_cow::Store;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Whose targets to use.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct FamilyArgs {
+    /// Use the target names of dm-snapshot instead of holey-*
+    #[arg(long)]
+    stock: bool,
+}
+
+impl FamilyArgs {
+    /// The family meant.
+    pub fn family(self) -> Family {
+        if self.stock {
+            Family::Stock
+        } else {
+            Family::Holey
+        }
+    }
+}
+
+/// An origin.
+#[derive(Debug, Args)]
+pub struct OriginLine {
+    /// Block device that is to be written to, while its snapshots stay as they are
+    origin: PathBuf,
+    #[command(flatten)]
+    family: FamilyArgs,
+}
+
+/// A snapshot or a merge.
+#[derive(Debug, Args)]
+pub struct OverlayLine {
+    /// Block device that the snapshot is of
+    origin: PathBuf,
+    /// Block device with the COW store, or for a new one: its first 4 KiB must be zero
+    cow: PathBuf,
+    /// Chunk size of a new store [default: 4K]; an existing one has its own
+    #[arg(long, value_name = "SIZE", value_parser = parse_chunk)]
+    chunk: Option<ChunkSize>,
+    /// How exceptions are kept
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        default_value = "P",
+        ignore_case = true
+    )]
+    store: StoreKind,
+    /// Feature words for the target, separated by commas
+    #[arg(long, value_name = "WORDS", value_delimiter = ',', value_parser = parse_feature)]
+    features: Vec<String>,
+    #[command(flatten)]
+    family: FamilyArgs,
+}
+
+fn parse_feature(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("a feature is one word".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// How a table names devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// By number, which is never ambiguous.
+    Numbers,
+    /// By path, which means something on another machine or after a restart.
+    Paths,
+}
+
+impl Naming {
+    fn name(self, device: &BlockDev) -> String {
+        match self {
+            Self::Numbers => device.number.to_string(),
+            Self::Paths => device.path.display().to_string(),
+        }
+    }
+}
+
+impl OriginLine {
+    /// The table, after a look at the device.
+    pub fn table(&self, naming: Naming) -> anyhow::Result<Table> {
+        let (origin, _) = open_origin(&self.origin)?;
+        Ok(self.with(origin.sectors, naming.name(&origin)))
+    }
+
+    /// The table for an origin of `len` sectors that is not looked at.
+    pub fn table_unseen(&self, len: u64) -> Table {
+        self.with(len, self.origin.display().to_string())
+    }
+
+    fn with(&self, len: u64, origin: String) -> Table {
+        Table {
+            role: Role::Origin,
+            family: self.family.family(),
+            len,
+            origin,
+            overlay: None,
+        }
+    }
+}
+
+impl OverlayLine {
+    /// The table, after a look at the devices and the store.
+    pub fn table(&self, role: Role, naming: Naming) -> anyhow::Result<Table> {
+        let (origin, _) = open_origin(&self.origin)?;
+        let (cow, device) = BlockDev::open(&self.cow)?;
+        if cow.number == origin.number {
+            let text = format!(
+                "{} and {} are the same device; a store needs one of its own",
+                self.origin.display(),
+                self.cow.display()
+            );
+            return Err(refuse(Exit::Refused, text));
+        }
+        let chunk = if self.store == StoreKind::Transient {
+            self.chunk.unwrap_or(default_chunk()?)
+        } else {
+            store_chunk(role, device, self.chunk)?
+        };
+        check_fit(&origin, &cow, chunk)?;
+        Ok(self.with(
+            role,
+            origin.sectors,
+            chunk,
+            naming.name(&origin),
+            naming.name(&cow),
+        ))
+    }
+
+    /// The table for an origin of `len` sectors, without a look at anything.
+    pub fn table_unseen(&self, role: Role, len: u64) -> anyhow::Result<Table> {
+        let chunk = self.chunk.map_or_else(default_chunk, Ok)?;
+        let path = |path: &Path| path.display().to_string();
+        Ok(self.with(role, len, chunk, path(&self.origin), path(&self.cow)))
+    }
+
+    fn with(&self, role: Role, len: u64, chunk: ChunkSize, origin: String, cow: String) -> Table {
+        Table {
+            role,
+            family: self.family.family(),
+            len,
+            origin,
+            overlay: Some(Overlay {
+                cow,
+                store: self.store,
+                chunk: chunk.sectors(),
+                features: self.features.clone(),
+            }),
+        }
+    }
+}
+
+fn default_chunk() -> anyhow::Result<ChunkSize> {
+    ChunkSize::new(MIN_CHUNK_SECTORS).map_err(|e| refuse(Exit::Usage, e.to_string()))
+}
+
+fn open_origin(path: &Path) -> anyhow::Result<(BlockDev, Device)> {
+    let (origin, device) = BlockDev::open(path)?;
+    if origin.sectors == 0 {
+        let text = format!("{}: has no size; is there a medium in it?", path.display());
+        return Err(refuse(Exit::Refused, text));
+    }
+    Ok((origin, device))
+}
+
+/// The chunk size of the store on a device, or the one asked for if it has none yet.
+fn store_chunk(role: Role, device: Device, asked: Option<ChunkSize>) -> anyhow::Result<ChunkSize> {
+    let path = device.path().display().to_string();
+    let store = match Store::open(device) {
+        Ok(store) => store,
+        Err(CowError::Fresh { .. }) if role == Role::Snapshot => {
+            return asked.map_or_else(default_chunk, Ok);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    store.usable()?;
+    let chunk = store.header().chunk;
+    match asked {
+        Some(asked) if asked != chunk => {
+            let text = format!(
+                "{path}: its store has chunks of {} KiB, not {}; leave out --chunk, or zero its \
+                 first 4 KiB to lose the snapshot and make a new one",
+                chunk.bytes() / 1024,
+                asked.bytes() / 1024
+            );
+            Err(refuse(Exit::Refused, text))
+        }
+        _ => Ok(chunk),
+    }
+}
+
+fn check_fit(origin: &BlockDev, cow: &BlockDev, chunk: ChunkSize) -> anyhow::Result<()> {
+    for device in [origin, cow] {
+        if chunk.bytes() % (device.block as usize).max(1) != 0 {
+            let text = format!(
+                "{}: its blocks of {} bytes are larger than a chunk; use a larger --chunk",
+                device.path.display(),
+                device.block
+            );
+            return Err(refuse(Exit::Refused, text));
+        }
+    }
+    Bounds::new(chunk, origin.sectors, cow.sectors)
+        .map_err(|reason| refuse(Exit::Refused, format!("{}: {reason}", cow.path.display())))?;
+    Ok(())
+}

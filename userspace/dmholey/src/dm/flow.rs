@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! What takes more than one request to the kernel.
+
+use super::node;
+use super::status::State;
+use super::table;
+use super::table::Family;
+use super::table::Role;
+use super::table::Table;
+use super::DevNum;
+use super::Error;
+use super::Kernel;
+use super::Line;
+use super::Nodes;
+use super::Result;
+use serde::Serialize;
+
+/// A device of one of our targets.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub device: DevNum,
+    /// Target type.
+    pub target: String,
+    /// What it is for.
+    pub role: Role,
+    /// Its size in sectors.
+    pub sectors: u64,
+    /// What its status says.
+    #[serde(flatten)]
+    pub state: State,
+    /// How full the store is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<f64>,
+}
+
+/// Makes a device: all of it or nothing. Returns its number.
+pub fn create(kernel: &dyn Kernel, nodes: &dyn Nodes, name: &str, table: &Table) -> Result<DevNum> {
+    let number = kernel.create(name)?;
+    let made = start(kernel, nodes, name, number, table);
+    if made.is_err() {
+        // The first error is the one to tell; a device left behind shows in `dmholey status`.
+        let _ = remove(kernel, nodes, name, false);
+    }
+    made.map(|()| number)
+}
+
+fn start(
+    kernel: &dyn Kernel,
+    nodes: &dyn Nodes,
+    name: &str,
+    number: DevNum,
+    table: &Table,
+) -> Result<()> {
+    let line = table.line();
+    if let Err(error) = kernel.load(name, &line) {
+        // Loading asks the kernel to find the module; if that failed the type is still unknown.
+        let known = kernel.targets().unwrap_or_default();
+        if matches!(error, Error::Refused { .. }) && !known.contains(&line.target) {
+            return Err(Error::NoTarget {
+                device: name.to_owned(),
+                target: line.target,
+                module: table::module(table.family),
+            });
+        }
+        return Err(error);
+    }
+    kernel.resume(name)?;
+    nodes
+        .add(name, number)
+        .map_err(|source| node_error(name, source))
+}
+
+fn node_error(name: &str, source: std::io::Error) -> Error {
+    Error::Wrong {
+        device: node::path(name).display().to_string(),
+        why: format!("the device node cannot be changed: {source}"),
+    }
+}
+
+/// Removes a device and its node.
+pub fn remove(kernel: &dyn Kernel, nodes: &dyn Nodes, name: &str, deferred: bool) -> Result<()> {
+    kernel.remove(name, deferred)?;
+    let gone = !deferred || !kernel.devices()?.iter().any(|(n, _)| n == name);
+    if gone {
+        nodes
+            .remove(name)
+            .map_err(|source| node_error(name, source))?;
+    }
+    Ok(())
+}
+
+/// The report of a device; `None` if it is not one of ours.
+pub fn report(kernel: &dyn Kernel, name: &str, device: DevNum) -> Result<Option<Report>> {
+    let lines = kernel.status(name)?;
+    let Some(line) = lines.first() else {
+        return Ok(None);
+    };
+    let Some((role, _)) = table::target_of(&line.target) else {
+        return Ok(None);
+    };
+    let state = state_of(name, line)?;
+    Ok(Some(Report {
+        name: name.to_owned(),
+        device,
+        target: line.target.clone(),
+        role,
+        sectors: line.len,
+        state,
+        percent: state.percent(),
+    }))
+}
+
+/// Reads the state in a status line.
+pub(crate) fn state_of(name: &str, line: &Line) -> Result<State> {
+    State::parse(&line.params).ok_or_else(|| Error::Wrong {
+        device: name.to_owned(),
+        why: format!(
+            "target {} reports '{}', which this version cannot read; is the module newer?",
+            line.target, line.params
+        ),
+    })
+}
+
+/// The reports of the named devices, each of which must be one of ours, or of all that are.
+pub fn reports(kernel: &dyn Kernel, names: &[String]) -> Result<Vec<Report>> {
+    let mut devices = kernel.devices()?;
+    devices.sort();
+    let mut found = Vec::new();
+    if names.is_empty() {
+        for (name, number) in devices {
+            match report(kernel, &name, number) {
+                // It went away since the list was made.
+                Err(Error::NoDevice(_)) => {}
+                other => found.extend(other?),
+            }
+        }
+        return Ok(found);
+    }
+    for name in names {
+        let known = devices.iter().find(|(n, _)| n == name);
+        let (_, number) = known.ok_or_else(|| Error::NoDevice(name.clone()))?;
+        let report = report(kernel, name, *number)?;
+        found.push(report.ok_or_else(|| Error::Wrong {
+            device: name.clone(),
+            why: "is no snapshot, origin or merge device; dmsetup shows it".to_owned(),
+        })?);
+    }
+    Ok(found)
+}
+
+/// The devices of our targets whose origin is `origin`.
+pub fn users_of(kernel: &dyn Kernel, origin: DevNum) -> Result<Vec<(String, Family)>> {
+    let mut users = Vec::new();
+    for (name, _) in kernel.devices()? {
+        let lines = match kernel.table(&name) {
+            Err(Error::NoDevice(_)) => continue,
+            other => other?,
+        };
+        let family = lines.iter().find_map(|line| {
+            let (_, family) = table::target_of(&line.target)?;
+            let first: DevNum = line.params.split_ascii_whitespace().next()?.parse().ok()?;
+            (first == origin).then_some(family)
+        });
+        users.extend(family.map(|family| (name, family)));
+    }
+    Ok(users)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::Fake;
+    use super::*;
+
+    fn table() -> Table {
+        Table {
+            role: Role::Origin,
+            family: Family::Holey,
+            len: 100,
+            origin: "8:1".to_owned(),
+            overlay: None,
+        }
+    }
+
+    #[test]
+    fn a_device_is_made_in_order() {
+        let kernel = Fake::new();
+        create(&kernel, &kernel, "x", &table()).unwrap();
+        let log = kernel.log.borrow();
+        assert_eq!(*log, ["create x", "load x", "resume x", "node x 253:0"]);
+        let devices = kernel.devices.borrow();
+        let line = devices["x"].as_ref().unwrap();
+        assert_eq!(line.to_string(), "0 100 holey-origin 8:1");
+    }
+
+    #[test]
+    fn whatever_fails_nothing_is_left() {
+        for step in ["load", "resume", "node"] {
+            let mut kernel = Fake::new();
+            kernel.failing = vec![step];
+            create(&kernel, &kernel, "x", &table()).unwrap_err();
+            assert!(kernel.devices.borrow().is_empty(), "{step}");
+            let log = kernel.log.borrow();
+            assert_eq!(log[log.len() - 2..], ["remove x", "no-node x"], "{step}");
+        }
+    }
+
+    #[test]
+    fn a_failed_create_removes_nothing() {
+        let mut kernel = Fake::new().with("x", "linear", "");
+        kernel.failing = vec!["create"];
+        create(&kernel, &kernel, "x", &table()).unwrap_err();
+        assert!(kernel.devices.borrow().contains_key("x"));
+    }
+
+    #[test]
+    fn a_missing_module_is_named() {
+        let mut kernel = Fake::new();
+        kernel.known = vec!["linear"];
+        let error = create(&kernel, &kernel, "x", &table()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("no target holey-origin") && text.contains("insmod dm-holey.ko"));
+        kernel.known = vec!["holey-origin"];
+        kernel.failing = vec!["load"];
+        let error = create(&kernel, &kernel, "x", &table()).unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }));
+    }
+
+    #[test]
+    fn only_our_devices_are_reported() {
+        let kernel = Fake::new()
+            .with("a", "linear", "8:1 0")
+            .with("b", "snapshot", "8:1 8:2 P 8")
+            .says(&["Invalid"]);
+        let found = reports(&kernel, &[]).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].name.as_str(), found[0].state),
+            ("b", State::Invalid)
+        );
+        assert!(reports(&kernel, &["a".to_owned()]).is_err());
+        let error = reports(&kernel, &["c".to_owned()]).unwrap_err();
+        assert!(matches!(error, Error::NoDevice(name) if name == "c"));
+    }
+
+    #[test]
+    fn the_users_of_an_origin_are_found() {
+        let kernel = Fake::new()
+            .with("a", "linear", "8:1 0")
+            .with("b", "snapshot", "8:1 8:2 P 8")
+            .with("c", "holey-origin", "8:1")
+            .with("d", "holey-origin", "8:2");
+        let origin = DevNum { major: 8, minor: 1 };
+        let users: Vec<String> = users_of(&kernel, origin)
+            .unwrap()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(users, ["b", "c"]);
+    }
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The `dmholey` program, as a library so that its parts can be tested.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | [`cli`] | what can be said on the command line |
+//! | [`commands`] | one file per subcommand: validate, call, print |
+//! | [`dm`] | device-mapper: table lines, status lines, the kernel behind a trait, and the flows |
+//! | [`blockdev`] | what a block device is: numbers, size |
+//! | [`loopdev`] | loop devices over image files |
+//! | [`output`], [`progress`], [`exit`], [`signals`], [`units`] | what all of them share |
+
+pub mod blockdev;
+pub mod cli;
+pub mod commands;
+pub mod dm;
+pub mod exit;
+pub mod loopdev;
+pub mod output;
+pub mod progress;
+pub mod signals;
+pub mod units;

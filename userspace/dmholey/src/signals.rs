@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! SIGINT, SIGTERM and SIGHUP ask long work to stop at the next safe place; a second one ends the
+//! program at once.
+
+use crate::exit::Exit;
+use anyhow::Context;
+use signal_hook::consts::SIGHUP;
+use signal_hook::consts::SIGINT;
+use signal_hook::consts::SIGTERM;
+use signal_hook::flag;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::LazyLock;
+
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on signals only set a flag.
+pub fn install() -> anyhow::Result<()> {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let status = Exit::Interrupted.code().into();
+        flag::register_conditional_shutdown(signal, status, Arc::clone(&STOP))
+            .and_then(|_| flag::register(signal, Arc::clone(&STOP)))
+            .context("cannot install a signal handler")?;
+    }
+    Ok(())
+}
+
+/// Whether a signal has come.
+pub fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
