@@ -45,9 +45,9 @@ complete_set() {
     return 1
 }
 
-# Find complete kernels, newest first: lines "SERIES RELEASE VERSION PACKAGE...", one for each series from 7.2 on.
+# Find complete kernels from 7.2 on, newest first: lines "SERIES RELEASE VERSION PACKAGE...".
 find_kernels() {
-    local package version release series last=
+    local package version release series
     local -A available=()
     local -a set=()
     while read -r package version; do available["$package $version"]=1; done < <(list_kernel_packages)
@@ -55,9 +55,7 @@ find_kernels() {
     while read -r package version; do
         release=${package#linux-headers-}
         series=$(grep -oE '^[0-9]+\.[0-9]+' <<<"$release")
-        [ "$series" = "$last" ] && continue
         complete_set "$release" "$version" || continue
-        last=$series
         printf '%s %s %s %s\n' "$series" "$release" "$version" "${set[*]}"
     done < <(printf '%s\n' "${!available[@]}" |
         grep -E "^linux-headers-([7-9]|[1-9][0-9]+)\.[0-9.]+\+deb[0-9]+-$HOLEY_ARCH " |
@@ -141,21 +139,29 @@ keep_modules() {
     [ -n "$from" ] || die "the packages of $release hold no modules"
     mkdir -p "$into/lib/modules"
     mv "$from" "$into/lib/modules/$release"
+    # Debian keeps these in another package; depmod wants to see them.
+    touch "$into/lib/modules/$release"/modules.{order,builtin,builtin.modinfo}
     in_root depmod -b "$into" "$release"
+}
+
+# fetch_packages INTO PACKAGE=VERSION...
+fetch_packages() {
+    (cd "$1" && shift && quietly "$HOLEY_CACHE/apt.log" in_root apt-get "${apt_options[@]}" download "$@")
 }
 
 # prepare_debian_kernel RELEASE VERSION PACKAGE...: sets $kernel_dir
 prepare_debian_kernel() {
-    local release=$1 version=$2 debs unpacked headers cc
+    # shellcheck disable=SC2034 # for the caller
+    kernel_dir=$HOLEY_CACHE/kernels/$1-$(key "$2" "$HOLEY_ROOT" "$HOLEY_KERNEL_VERSION")
+    once build_debian_kernel "$@"
+}
+
+build_debian_kernel() {
+    local release=$1 version=$2 debs=$HOLEY_SCRATCH/debs unpacked=$HOLEY_SCRATCH/unpacked headers cc
     shift 2
-    kernel_dir=$HOLEY_CACHE/kernels/$release-$(key "$version" "$HOLEY_ROOT" "$HOLEY_KERNEL_VERSION")
-    [ -d "$kernel_dir" ] && return 0
-    mkdir -p "$HOLEY_CACHE/kernels"
-    scratch "kernels/$release"
-    debs=$HOLEY_SCRATCH/debs unpacked=$HOLEY_SCRATCH/unpacked
     mkdir "$debs"
     say "fetching Debian's kernel $release ($version)"
-    (cd "$debs" && quietly "$HOLEY_CACHE/apt.log" in_root apt-get "${apt_options[@]}" download "${@/%/=$version}")
+    fetch_packages "$debs" "${@/%/=$version}"
     unpack_packages "$debs" "$unpacked"
     headers=$unpacked/usr/src/linux-headers-$release
     cc=$(check_compilers "$headers/.config")
@@ -166,5 +172,4 @@ prepare_debian_kernel() {
     keep_modules "$unpacked" "$HOLEY_SCRATCH/modules" "$release"
     rm -rf "$debs" "$unpacked"
     write_info "$HOLEY_SCRATCH" "$release" "$cc" "Debian's own kernel, package version $version"
-    keep_as "$kernel_dir"
 }

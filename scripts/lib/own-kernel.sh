@@ -3,5 +3,94 @@
 # Kernels that we build: from a source tree of the user's (KERNEL_SRC), and the debug kernel from Debian's source
 # package. Sourced by kernels.sh.
 
-prepare_own_kernel() { die "KERNEL=own is not there yet"; }
-prepare_debug_kernel() { die "KERNEL=debug is not there yet"; }
+# make_kernel SOURCE BUILD TARGET-OR-VARIABLE...: the kernel's make, in the tree itself or in a folder beside it.
+make_kernel() {
+    local source=$1 build=$2
+    shift 2
+    [ "$source" = "$build" ] || set -- O="$build" "$@"
+    # shellcheck disable=SC2016
+    nice "$HOLEY_TOP/scripts/in-root" --bind "$source" sh -c '
+        RUST_LIB_SRC="$(rustc --print sysroot)/lib/rustlib/src/rust/library"
+        export RUST_LIB_SRC KBUILD_BUILD_USER=dmholey KBUILD_BUILD_HOST=dmholey
+        exec make -C "$@" -j"$(nproc)" CC=gcc-14 HOSTCC=gcc-14' sh "$source" "$@"
+}
+
+# configure_kernel SOURCE BUILD FRAGMENT...: tinyconfig and the fragments; fails if something vital is left out.
+configure_kernel() {
+    local source=$1 build=$2 wanted
+    shift 2
+    mkdir -p "$build"
+    quietly "$HOLEY_CACHE/own-kernel.log" make_kernel "$source" "$build" tinyconfig
+    cat "$@" >>"$build/.config"
+    quietly "$HOLEY_CACHE/own-kernel.log" make_kernel "$source" "$build" olddefconfig
+    for wanted in RUST MODULES BLK_DEV_DM NET_9P_VIRTIO VIRTIO_CONSOLE; do
+        grep -q "^CONFIG_$wanted=y" "$build/.config" || die "CONFIG_$wanted is not to be had in $source:" \
+            "is it Linux 7.2 or later? (make rustavailable, in that tree, tells about Rust)"
+    done
+}
+
+# compile_kernel SOURCE BUILD MODULES-FOLDER
+compile_kernel() {
+    quietly "$HOLEY_CACHE/own-kernel.log" make_kernel "$1" "$2" bzImage modules
+    quietly "$HOLEY_CACHE/own-kernel.log" make_kernel "$1" "$2" INSTALL_MOD_PATH="$3" modules_install
+}
+
+# What a module build does not need of a tree that a kernel was built in.
+thin_out() {
+    local part
+    find "$1" -type f \( -name '*.o' -o -name '*.a' -o -name '*.ko' -o -name '.*.cmd' -o -name '*vmlinux*' \) -delete
+    for part in drivers fs net sound samples crypto mm tools/testing tools/perf; do
+        find "$1/$part" -type f -name '*.c' -delete
+    done
+    rm -rf "$1/Documentation"
+}
+
+finish_kernel() {
+    cp "$2/arch/x86/boot/bzImage" "$1/bzImage"
+    write_info "$1" "$(cat "$2/include/config/kernel.release")" gcc-14 "$3"
+}
+
+# A tree of the user's may change from one run to the next: make finds out, each time.
+prepare_own_kernel() {
+    local source config=$HOLEY_TOP/scripts/vm/kernel.config
+    source=$(realpath "$1")
+    [ -f "$source/rust/kernel/lib.rs" ] || die "KERNEL_SRC=$source is not a kernel tree with Rust support"
+    kernel_dir=$HOLEY_CACHE/kernels/own-$(key "$source" "$HOLEY_ROOT")
+    mkdir -p "$kernel_dir"
+    lock "${kernel_dir##*/}"
+    if [ ! "$kernel_dir/build/.config" -nt "$config" ]; then
+        say "configuring a kernel from $source"
+        configure_kernel "$source" "$kernel_dir/build" "$config"
+    fi
+    say "building the kernel of $source (about ten minutes the first time)"
+    compile_kernel "$source" "$kernel_dir/build" "$kernel_dir/modules"
+    finish_kernel "$kernel_dir" "$kernel_dir/build" "built from $source"
+    unlock "${kernel_dir##*/}"
+}
+
+# The newest Debian source with the checks of debug.config, built once.
+prepare_debug_kernel() {
+    local line configs=("$HOLEY_TOP/scripts/vm/kernel.config" "$HOLEY_TOP/scripts/vm/debug.config")
+    line=$(kernel_line default)
+    # shellcheck disable=SC2086
+    set -- $line
+    kernel_dir=$HOLEY_CACHE/kernels/debug-$1-$(key "$3" "$HOLEY_ROOT" "$HOLEY_KERNEL_VERSION" "$(cat "${configs[@]}")")
+    once build_debug_kernel "$1" "$3" "${configs[@]}"
+}
+
+# build_debug_kernel SERIES VERSION FRAGMENT...: in the tree itself, which can then be moved.
+build_debug_kernel() {
+    local series=$1 version=$2 debs=$HOLEY_SCRATCH/debs build=$HOLEY_SCRATCH/build
+    shift 2
+    mkdir "$debs"
+    say "fetching the source of Debian's kernel $series ($version)"
+    fetch_packages "$debs" "linux-source-$series=$version"
+    unpack_packages "$debs" "$HOLEY_SCRATCH/unpacked"
+    unpack_source "$HOLEY_SCRATCH"/unpacked/usr/src/linux-source-*.tar.xz "$build" all
+    rm -rf "$debs" "$HOLEY_SCRATCH/unpacked"
+    configure_kernel "$build" "$build" "$@"
+    say "building the debug kernel (once; about ten minutes on two cores)"
+    compile_kernel "$build" "$build" "$HOLEY_SCRATCH/modules"
+    finish_kernel "$HOLEY_SCRATCH" "$build" "Debian's source $version with scripts/vm/debug.config"
+    thin_out "$build"
+}

@@ -59,3 +59,12 @@ def reports(raw, allowed=()):
 def panicked(raw):
     """Did the guest's kernel stop for good?"""
     return b"Kernel panic - not syncing" in raw
+
+
+def last_words(raw):
+    """The end of the log; of a guest that was asked what it does (SysRq), the answer and what came before."""
+    lines = text_of(raw)
+    for at, line in enumerate(lines):
+        if "sysrq: Show Blocked State" in line:
+            return "\n".join(lines[max(0, at - 15) : at + 60])
+    return "\n".join(lines[-25:])

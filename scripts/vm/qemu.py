@@ -122,7 +122,8 @@ class Guest:
         try:
             while selector.get_map() and self.serve(selector):
                 pass
-            self.process.wait(timeout=10)
+            if not self.timed_out:
+                self.process.wait(timeout=LEAVE_SECONDS)
         finally:
             self.kill()
             selector.close()

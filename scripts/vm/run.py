@@ -143,7 +143,7 @@ exec insmod $module "$@"
 
 def run_files(options, release, config):
     """What the run itself adds to the initramfs."""
-    variables = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "DM_DISABLE_UDEV": "1"}
+    variables = {"PATH": "/holey/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "DM_DISABLE_UDEV": "1"}
     variables["DMHOLEY_EXCHANGE"] = "/exchange"
     for setting in options.env:
         name, equals, value = setting.partition("=")
@@ -158,13 +158,13 @@ def run_files(options, release, config):
         ("init", (TOP / "scripts/vm/init").read_bytes(), 0o755),
         ("holey/config", shell.encode(), 0o644),
         ("holey/command", script.encode(), 0o644),
-        ("usr/bin/holey-load", HOLEY_LOAD.encode(), 0o755),
+        ("holey/bin/holey-load", HOLEY_LOAD.encode(), 0o755),
     ]
     module = module_file(options, release)
     if module:
-        files.append(("usr/lib/dmholey/dm-holey.ko", module.read_bytes(), 0o644))
+        files.append(("holey/dm-holey.ko", module.read_bytes(), 0o644))
     tools = program_files(options)
-    files += [(f"usr/bin/{path.name}", path.read_bytes(), 0o755) for path in tools]
+    files += [(f"holey/bin/{path.name}", path.read_bytes(), 0o755) for path in tools]
     files += [(path.lstrip("/"), Path(path).read_bytes(), 0o755) for path in initramfs.libraries(tools)]
     return files
 
@@ -242,11 +242,11 @@ def verdict(options, guest):
     for report in reports:
         say("the guest's kernel reports:")
         print(report, file=sys.stderr)
-    tail = "\n".join(kernlog.text_of(guest.console)[-25:])
+    tail = kernlog.last_words(guest.console)
     if guest.timed_out:
         what = "the command" if guest.exit_status is None else "powering off"
         what = what if guest.ready else "booting"
-        say(f"time is up: {what} took more than the allowed time. The end of the kernel's log:\n{tail}")
+        say(f"time is up: {what} took more than the allowed time. From the kernel's log:\n{tail}")
         return TIMED_OUT
     if guest.error:
         say(f"the guest could not start the command: {guest.error}")
