@@ -13,6 +13,12 @@ apt_options=(
     -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=3
 )
 
+# The versions of what builds kernels: a kernel made by others has another name in the cache.
+compilers() {
+    awk '/^Package: / { name = $2 } /^Version: / && name ~ /^(gcc-14|rustc|bindgen|clang-19|pahole)$/ { print name, $2 }' \
+        "$HOLEY_ROOT/var/lib/dpkg/status"
+}
+
 in_root() { "$HOLEY_TOP/scripts/in-root" "$@"; }
 
 # Every linux package version of the suites, as lines "PACKAGE VERSION".
@@ -152,7 +158,7 @@ fetch_packages() {
 # prepare_debian_kernel RELEASE VERSION PACKAGE...: sets $kernel_dir
 prepare_debian_kernel() {
     # shellcheck disable=SC2034 # for the caller
-    kernel_dir=$HOLEY_CACHE/kernels/$1-$(key "$2" "$HOLEY_ROOT" "$HOLEY_KERNEL_VERSION")
+    kernel_dir=$HOLEY_CACHE/kernels/$1-$(key "$2" "$(compilers)" "$HOLEY_KERNEL_VERSION")
     once build_debian_kernel "$@"
 }
 

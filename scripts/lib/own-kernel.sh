@@ -3,6 +3,9 @@
 # Kernels that we build: from a source tree of the user's (KERNEL_SRC), and the debug kernel from Debian's source
 # package. Sourced by kernels.sh.
 
+# The C compiler; the debug kernel has its own, because KASAN and Rust go together with clang only.
+own_cc=gcc-14
+
 # make_kernel SOURCE BUILD TARGET-OR-VARIABLE...: the kernel's make, in the tree itself or in a folder beside it.
 make_kernel() {
     local source=$1 build=$2
@@ -12,7 +15,7 @@ make_kernel() {
     nice "$HOLEY_TOP/scripts/in-root" --bind "$source" sh -c '
         RUST_LIB_SRC="$(rustc --print sysroot)/lib/rustlib/src/rust/library"
         export RUST_LIB_SRC KBUILD_BUILD_USER=dmholey KBUILD_BUILD_HOST=dmholey
-        exec make -C "$@" -j"$(nproc)" CC=gcc-14 HOSTCC=gcc-14' sh "$source" "$@"
+        exec make -C "$@" -j"$(nproc)" HOSTCC=gcc-14' sh "$source" "$@" CC="$own_cc"
 }
 
 # configure_kernel SOURCE BUILD FRAGMENT...: tinyconfig and the fragments; fails if something vital is left out.
@@ -47,7 +50,7 @@ thin_out() {
 
 finish_kernel() {
     cp "$2/arch/x86/boot/bzImage" "$1/bzImage"
-    write_info "$1" "$(cat "$2/include/config/kernel.release")" gcc-14 "$3"
+    write_info "$1" "$(cat "$2/include/config/kernel.release")" "$own_cc" "$3"
 }
 
 # A tree of the user's may change from one run to the next: make finds out, each time.
@@ -55,7 +58,7 @@ prepare_own_kernel() {
     local source config=$HOLEY_TOP/scripts/vm/kernel.config
     source=$(realpath "$1")
     [ -f "$source/rust/kernel/lib.rs" ] || die "KERNEL_SRC=$source is not a kernel tree with Rust support"
-    kernel_dir=$HOLEY_CACHE/kernels/own-$(key "$source" "$HOLEY_ROOT")
+    kernel_dir=$HOLEY_CACHE/kernels/own-$(key "$source" "$(compilers)")
     mkdir -p "$kernel_dir"
     lock "${kernel_dir##*/}"
     if [ ! "$kernel_dir/build/.config" -nt "$config" ]; then
@@ -74,13 +77,14 @@ prepare_debug_kernel() {
     line=$(kernel_line default)
     # shellcheck disable=SC2086
     set -- $line
-    kernel_dir=$HOLEY_CACHE/kernels/debug-$1-$(key "$3" "$HOLEY_ROOT" "$HOLEY_KERNEL_VERSION" "$(cat "${configs[@]}")")
+    kernel_dir=$HOLEY_CACHE/kernels/debug-$1-$(key "$3" "$(compilers)" "$HOLEY_KERNEL_VERSION" "$(cat "${configs[@]}")")
     once build_debug_kernel "$1" "$3" "${configs[@]}"
 }
 
 # build_debug_kernel SERIES VERSION FRAGMENT...: in the tree itself, which can then be moved.
 build_debug_kernel() {
     local series=$1 version=$2 debs=$HOLEY_SCRATCH/debs build=$HOLEY_SCRATCH/build
+    local own_cc=clang
     shift 2
     mkdir "$debs"
     say "fetching the source of Debian's kernel $series ($version)"
