@@ -61,7 +61,7 @@ make_root() {
     root_sources >"$HOLEY_CACHE/sources.list"
     say "making the tool root (Debian $HOLEY_SUITE, once; about a minute): $HOLEY_ROOT"
     # shellcheck disable=SC2016 # the hook's $1 is mmdebstrap's
-    quietly "$log" mmdebstrap --variant=apt --format=directory \
+    quietly "$log" env PATH=/usr/sbin:/usr/bin:/sbin:/bin mmdebstrap --variant=apt --format=directory \
         --include="$HOLEY_ROOT_PACKAGES" \
         --aptopt='APT::Install-Recommends "false"' \
         --aptopt='Acquire::Retries "3"' \

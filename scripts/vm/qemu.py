@@ -18,6 +18,8 @@ import time
 
 # How long a guest may take, after its command has ended, to check itself and to power off.
 LEAVE_SECONDS = 30
+# How long a boot may take. Emulated processors of an overloaded machine sometimes never come up.
+BOOT_SECONDS = 120
 SCAN_SECONDS = 240
 
 
@@ -99,6 +101,7 @@ class Guest:
         self.error = None
         self.ready = False
         self.timed_out = False
+        self.stuck = False
         self.status_text = b""
         self.deadline = None
         self.started = time.monotonic()
@@ -115,7 +118,8 @@ class Guest:
 
     def run(self, timeout):
         """Passes on what the guest says until it ends or the time is up."""
-        self.deadline = time.monotonic() + timeout
+        self.timeout = timeout
+        self.deadline = self.started + min(timeout, BOOT_SECONDS)
         selector = selectors.DefaultSelector()
         for name in ("out", "err", "status"):
             selector.register(self.channels[name], selectors.EVENT_READ, name)
@@ -160,6 +164,7 @@ class Guest:
             word, _, rest = line.decode(errors="replace").partition(" ")
             if word == "ready":
                 self.ready = True
+                self.deadline = self.started + self.timeout
                 self.boot_seconds = time.monotonic() - self.started
             elif word == "exit":
                 self.exit_status = int(rest)
@@ -172,6 +177,7 @@ class Guest:
     def out_of_time(self, selector):
         """Ask the kernel where its blocked tasks and its CPUs are, for the log, before the end."""
         self.timed_out = True
+        self.stuck = not self.ready and self.timeout > BOOT_SECONDS
         try:
             self.sysrq(b"wl")
         except (OSError, ValueError):

@@ -279,6 +279,9 @@ def main():
         options.accel = "tcg" if options.icount or not kvm_works(options) else "kvm"
     try:
         guest = start(options)
+        if guest.stuck:
+            say("the guest's boot got stuck, which happens on a machine without KVM under load: once more")
+            guest = start(options)
         if options.verbose and guest.ready:
             say(f"{options.accel}: booted in {guest.boot_seconds:.1f} s")
         sys.exit(verdict(options, guest))

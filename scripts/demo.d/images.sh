@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+# Two versions of a Debian root as disk images, kept in the cache under a name made from this recipe: v1 as
+# Debian released it, v2 a copy of v1 in which dpkg has upgraded and installed packages. No root privileges and no
+# loop devices are needed: the file system is made from a tar archive, and dpkg runs in a virtual machine.
+# Sourced after common.sh and root.sh.
+
+DEMO_IMAGE_SIZE=384M
+# In v1 beside Debian's essential packages.
+DEMO_PACKAGES=systemd-sysv,udev,iproute2,procps,curl,openssh-client,ca-certificates
+# New in v2.
+DEMO_NEW_PACKAGES=(python3-minimal vim-tiny)
+# Also upgraded in v2 to what the backports suite has, so that there is always an upgrade of some size.
+DEMO_BACKPORTS=(curl openssh-client)
+# Set, so that two builds from the same packages make the same file system.
+DEMO_EPOCH=1767225600
+DEMO_UUID=5fd0cd0c-7c9c-4c62-9bd6-6c9a3c8c9d01
+DEMO_HASH_SEED=0b0fd3a4-3f2e-4a1c-8f0c-2f4f0a4f9a02
+
+DEMO_IMAGES=$HOLEY_CACHE/demo-$(key "$HOLEY_SUITE" "$(cat "$HOLEY_TOP"/scripts/demo.d/{images.sh,upgrade})")
+
+# Make the images unless they are there.
+ensure_images() {
+    [ -d "$DEMO_IMAGES" ] && return 0
+    lock demo
+    if [ ! -d "$DEMO_IMAGES" ]; then
+        scratch "${DEMO_IMAGES##*/}"
+        make_images "$HOLEY_SCRATCH"
+        keep_as "$DEMO_IMAGES"
+    fi
+    unlock demo
+}
+
+make_images() {
+    local into=$1
+    root_sources >"$into/sources.list"
+    head -n 1 "$into/sources.list" >"$into/release.list"
+    say "installing Debian $HOLEY_SUITE into a new image, v1 (once; a minute or two)"
+    quietly "$HOLEY_CACHE/demo-v1.log" make_tree "$into"
+    quietly "$HOLEY_CACHE/demo-v1.log" make_image "$into/v1.tar" "$into/v1.img"
+    status_of "$into/v1.tar" >"$into/v1.status"
+    rm "$into/v1.tar"
+    say "fetching the packages that v2 has newer"
+    quietly "$HOLEY_CACHE/demo-v2.log" fetch_packages "$into"
+    say "copying v1 to v2 and running dpkg in it, in a virtual machine (once; some minutes)"
+    cp --reflink=auto --sparse=always "$into/v1.img" "$into/v2.img"
+    quietly "$HOLEY_CACHE/demo-v2.log" run_upgrade "$into"
+    rm -r "$into/debs" "$into/release.list" "$into/sources.list"
+}
+
+# A Debian root as a tar archive.
+make_tree() {
+    local proxy
+    proxy=$(apt-config shell p Acquire::http::Proxy 2>/dev/null | sed -n "s/^p='\(.*\)'\$/\1/p" || true)
+    SOURCE_DATE_EPOCH=$DEMO_EPOCH mmdebstrap --variant=minbase --format=tar --include="$DEMO_PACKAGES" \
+        --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Retries "3"' \
+        ${proxy:+--aptopt="Acquire::http::Proxy \"$proxy\""} \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --dpkgopt='path-exclude=/usr/share/doc/*' \
+        "$HOLEY_SUITE" "$1/v1.tar" "$1/release.list"
+}
+
+# make_image TAR IMAGE: an ext4 file system with the archive's content.
+make_image() {
+    "$HOLEY_TOP/scripts/in-root" env SOURCE_DATE_EPOCH="$DEMO_EPOCH" E2FSPROGS_FAKE_TIME="$DEMO_EPOCH" \
+        mke2fs -q -t ext4 -b 4096 -m 0 -J size=8 -L root -U "$DEMO_UUID" \
+        -E "hash_seed=$DEMO_HASH_SEED,lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0" \
+        -d "$1" "$2" "$DEMO_IMAGE_SIZE"
+}
+
+# What dpkg knows in a root that is an archive.
+status_of() { tar -xOf "$1" ./var/lib/dpkg/status; }
+
+# Every package that v2 has and v1 has not, as files in debs/.
+fetch_packages() {
+    local into=$1 package wanted=()
+    local options=(
+        -o "Dir::Etc::SourceList=$into/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State=$into/apt" -o "Dir::State::status=$into/v1.status" -o "Dir::Cache=$into/apt/cache"
+        -o "Dir::Cache::archives=$into/debs" -o APT::Sandbox::User=root -o APT::Install-Recommends=false
+        -o Acquire::Languages=none -o Acquire::Retries=3
+    )
+    for package in "${DEMO_BACKPORTS[@]}"; do wanted+=("$package/$HOLEY_SUITE-backports"); done
+    mkdir -p "$into/apt/lists/partial" "$into/apt/cache" "$into/debs/partial"
+    in_root apt-get "${options[@]}" update
+    in_root apt-get "${options[@]}" --yes --download-only dist-upgrade
+    in_root apt-get "${options[@]}" --yes --download-only -t "$HOLEY_SUITE-backports" install "${wanted[@]}"
+    in_root apt-get "${options[@]}" --yes --download-only install "${DEMO_NEW_PACKAGES[@]}"
+    rm -rf "$into/apt" "$into/debs/partial" "$into/debs/lock"
+}
+
+# Upgrade v2.img in place.
+run_upgrade() {
+    mkdir "$1/exchange"
+    "$HOLEY_TOP/scripts/vm/run" --module none --timeout 1500 --mem 1G --env LC_ALL=C --disk "$1/v2.img" \
+        --share "$1/debs:ro" --exchange "$1/exchange" -- bash scripts/demo.d/upgrade /dev/vda "$1/debs"
+    mv "$1/exchange/status" "$1/v2.status"
+    rmdir "$1/exchange"
+}
+
+in_root() { "$HOLEY_TOP/scripts/in-root" "$@"; }
+
+# packages STATUS: the installed packages, as lines "NAME VERSION".
+packages() { awk '/^Package: / { name = $2 } /^Version: / { print name, $2 }' "$1" | sort; }
+
+count_packages() { packages "$1" | wc -l; }
+
+# How many packages of v1 have another version in v2, and how many are new.
+count_upgraded() {
+    join <(packages "$DEMO_IMAGES/v1.status") <(packages "$DEMO_IMAGES/v2.status") | awk '$2 != $3' | wc -l
+}
+
+count_new() {
+    join -v 2 <(packages "$DEMO_IMAGES/v1.status") <(packages "$DEMO_IMAGES/v2.status") | wc -l
+}
