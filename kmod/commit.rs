@@ -236,9 +236,7 @@ fn write_commit(this: &Arc<Copier>, overlay: &Overlay, area: &mut Area) -> Resul
     }
     let old = overlay.readers.turn();
     let written = store::write_image(io, cow, overlay, image, Durability::FlushedAndDurable);
-    overlay
-        .changed
-        .wait_until(|| overlay.readers.is_quiet(old));
+    overlay.changed.wait_until(|| overlay.readers.is_quiet(old));
     written?;
     if spilled {
         mem::swap(image, spill);
@@ -261,7 +259,11 @@ fn settle(this: &Arc<Copier>, overlay: &Overlay) {
         origin.append(&mut waiters.origin);
     }
     let durable = state.pending.durable();
-    while state.flushes.first().is_some_and(|tag| tag.ticket <= durable) {
+    while state
+        .flushes
+        .first()
+        .is_some_and(|tag| tag.ticket <= durable)
+    {
         let Some(mut bio) = state.flushes.pop() else {
             break;
         };

@@ -12,6 +12,7 @@
 //!
 //! The targets (`origin.rs`, `snapshot.rs`, `merge.rs`) combine them.
 
+use core::borrow::Borrow;
 use kernel::prelude::*;
 use kernel::str::CStr;
 
@@ -81,7 +82,10 @@ impl Types {
     }
 }
 
-fn register<T: Target>(name: &'static CStr, module: &'static ThisModule) -> Result<Registration<T>> {
+fn register<T: Target>(
+    name: &'static CStr,
+    module: &'static ThisModule,
+) -> Result<Registration<T>> {
     Registration::new(name, module).inspect_err(|error| {
         pr_err!(
             "target {} cannot be registered: error {} (unload the module that has it first)\n",
@@ -91,12 +95,17 @@ fn register<T: Target>(name: &'static CStr, module: &'static ThisModule) -> Resu
     })
 }
 
+/// Whether a parameter is set; 7.2 hands out a reference to its value, 7.3 the value.
+fn is_set(value: impl Borrow<u8>) -> bool {
+    *value.borrow() != 0
+}
+
 impl kernel::Module for Holey {
     fn init(module: &'static ThisModule) -> Result<Self> {
         // SAFETY: Called once, before anything uses it: targets are registered below.
         unsafe { origin_set::ORIGINS.init() };
         let own = Types::register([c"holey-origin", c"holey-snapshot", c"holey-merge"], module)?;
-        let stock = if module_parameters::stock_names.value() != 0 {
+        let stock = if is_set(module_parameters::stock_names.value()) {
             let names = [c"snapshot-origin", c"snapshot", c"snapshot-merge"];
             Some(Types::register(names, module)?)
         } else {

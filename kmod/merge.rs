@@ -17,6 +17,7 @@
 //! A power cut at any point leaves a list whose entries hold the right content: the merge starts
 //! again with them. An error leaves the device readable and writable as it was before the window.
 
+use crate::copier::Copier;
 use crate::dm::new_irq_lock;
 use crate::dm::new_wait_queue;
 use crate::dm::without_io;
@@ -48,7 +49,6 @@ use crate::dm::Target;
 use crate::dm::Visitor;
 use crate::dm::WaitQueue;
 use crate::dm::WorkQueue;
-use crate::copier::Copier;
 use crate::holey_core::area::entry_at;
 use crate::holey_core::epoch::Epochs;
 use crate::holey_core::epoch::Ticket;
@@ -403,10 +403,12 @@ impl Merge {
         let entries = Arc::new(entries, GFP_KERNEL)?;
         let window = Window::of_sorted(&entries);
         for run in window.runs(u64::MAX) {
-            self.origin.prepare(chunk.sector_of(run.origin), chunk.sector_of(run.len));
+            self.origin
+                .prepare(chunk.sector_of(run.origin), chunk.sector_of(run.len));
         }
         for run in window.runs(u64::MAX) {
-            self.origin.secure(chunk.sector_of(run.origin), chunk.sector_of(run.len));
+            self.origin
+                .secure(chunk.sector_of(run.origin), chunk.sector_of(run.len));
         }
         self.state.lock().window = Some(entries.clone());
         let old = self.writers.turn();
@@ -465,7 +467,9 @@ impl Merge {
         let size = overlay.chunk();
         self.copy_failed.store(false, Ordering::Relaxed);
         for run in window.runs(size.chunks_within(MOST_COPY)) {
-            self.origin.kcopyd().copy(self.copies.take(self.copy_of(overlay, run)));
+            self.origin
+                .kcopyd()
+                .copy(self.copies.take(self.copy_of(overlay, run)));
         }
         self.copying.wait_idle();
         if self.copy_failed.load(Ordering::Relaxed) {

@@ -11,6 +11,8 @@
 //! Asking again keeps this simple and safe: nothing counts down, so nothing can be counted wrong
 //! when a copier comes, goes or fails in the meantime.
 
+use crate::copier::Copier;
+use crate::copier::Standing;
 use crate::dm::new_irq_lock;
 use crate::dm::CopyJob;
 use crate::dm::DeviceNumber;
@@ -26,8 +28,6 @@ use crate::holey_core::format::ChunkSize;
 use crate::holey_core::index::Run;
 use crate::merge::Merge;
 use crate::overlay::Bio;
-use crate::copier::Copier;
-use crate::copier::Standing;
 use core::ops::Deref;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -233,7 +233,11 @@ impl OriginSet {
     }
 
     /// The copier that uses a COW device, other than `but`: the source of a handover.
-    pub(crate) fn user_of(&self, cow: DeviceNumber, but: Option<&Arc<Copier>>) -> Option<Arc<Copier>> {
+    pub(crate) fn user_of(
+        &self,
+        cow: DeviceNumber,
+        but: Option<&Arc<Copier>>,
+    ) -> Option<Arc<Copier>> {
         let members = self.members.lock();
         members
             .copiers

@@ -49,7 +49,9 @@ impl Line {
         args: Args<'_>,
         origin_access: Access,
     ) -> Result<Self, CtrError> {
-        let words = (0..args.len()).filter_map(|n| args.get(n)).map(CStr::to_bytes);
+        let words = (0..args.len())
+            .filter_map(|n| args.get(n))
+            .map(CStr::to_bytes);
         let store = StoreLine::parse(words).map_err(report)?;
         let (Some(origin), Some(cow)) = (args.get(0), args.get(1)) else {
             return Err(report(TableError::TooFewWords { got: 0, want: 4 }));
@@ -76,7 +78,10 @@ impl Line {
 /// Logs what is wrong with a table line.
 fn report(error: TableError) -> CtrError {
     pr_err!("table line refused: {}\n", error);
-    CtrError::new(EINVAL, c"Invalid arguments (the kernel log has the details)")
+    CtrError::new(
+        EINVAL,
+        c"Invalid arguments (the kernel log has the details)",
+    )
 }
 
 /// An error without details.
@@ -185,7 +190,12 @@ impl Target for Snapshot {
         if self.copier.overlay().is_some() {
             return Ok(());
         }
-        source_of(&self.copier.origin, self.copier.cow_device(), Some(&self.copier)).map(|_| ())
+        source_of(
+            &self.copier.origin,
+            self.copier.cow_device(),
+            Some(&self.copier),
+        )
+        .map(|_| ())
     }
 
     fn resume(&self) {

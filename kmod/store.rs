@@ -85,7 +85,10 @@ impl StoreError {
                     chunk,
                     block
                 );
-                CtrError::new(EINVAL, c"Chunk size is not a multiple of the device block size")
+                CtrError::new(
+                    EINVAL,
+                    c"Chunk size is not a multiple of the device block size",
+                )
             }
             Self::Index => CtrError::new(EINVAL, c"The exception index is inconsistent"),
         }
@@ -176,14 +179,9 @@ pub(crate) fn write_header(io: &IoClient, cow: &Device, overlay: &Overlay, valid
 }
 
 /// Reads the list of exceptions into the index.
-fn load(
-    io: &IoClient,
-    cow: &Device,
-    overlay: &Overlay,
-    bounds: Bounds,
-) -> Result<(), StoreError> {
-    let words = usize::try_from(UsedMap::words_for(bounds.cow_chunks))
-        .map_err(|_| StoreError::Memory)?;
+fn load(io: &IoClient, cow: &Device, overlay: &Overlay, bounds: Bounds) -> Result<(), StoreError> {
+    let words =
+        usize::try_from(UsedMap::words_for(bounds.cow_chunks)).map_err(|_| StoreError::Memory)?;
     let mut words = KVVec::from_elem(0, words, GFP_KERNEL)?;
     let mut used = UsedMap::new(&mut words);
     let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;

@@ -68,7 +68,10 @@ impl<H: DerefMut<Target = [u64]>> Allocator<H> {
             return None;
         }
         let run = match self.pop_hole(cow_chunks) {
-            Some(hole) => Run { first: hole, len: 1 },
+            Some(hole) => Run {
+                first: hole,
+                len: 1,
+            },
             None => self.bump(want.min(room), cow_chunks)?,
         };
         self.in_use = self.in_use.saturating_add(run.len);

@@ -378,7 +378,9 @@ impl<'a> UsedMap<'a> {
     /// Marks a chunk. False if it was marked already or is out of range.
     pub fn claim(&mut self, chunk: u64) -> bool {
         let bit = 1u64 << (chunk % 64);
-        let word = usize::try_from(chunk / 64).ok().and_then(|at| self.words.get_mut(at));
+        let word = usize::try_from(chunk / 64)
+            .ok()
+            .and_then(|at| self.words.get_mut(at));
         match word {
             Some(word) if *word & bit == 0 => {
                 *word |= bit;

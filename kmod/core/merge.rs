@@ -44,7 +44,14 @@ impl Position {
 pub fn window_start(layout: Layout, listed: u64, most: u64) -> Position {
     let reach = listed.saturating_sub(most.max(1));
     let area_start = reach.next_multiple_of(layout.entries());
-    Position::of(layout, if area_start < listed { area_start } else { reach })
+    Position::of(
+        layout,
+        if area_start < listed {
+            area_start
+        } else {
+            reach
+        },
+    )
 }
 
 /// A run of chunks that are consecutive on origin and COW device.
@@ -83,7 +90,9 @@ impl<'a> Window<'a> {
     /// Whether a chunk of `first..=last` is in the window.
     pub fn touches(&self, first: u64, last: u64) -> bool {
         let at = self.entries.partition_point(|entry| entry.origin < first);
-        self.entries.get(at).is_some_and(|entry| entry.origin <= last)
+        self.entries
+            .get(at)
+            .is_some_and(|entry| entry.origin <= last)
     }
 
     /// The runs of the window, in the order of the origin, none longer than `most` chunks.

@@ -118,15 +118,20 @@ fn check_features<'a>(mut rest: impl Iterator<Item = &'a [u8]>) -> Result<(), Ta
     if count > MOST_FEATURES {
         return Err(TableError::FeatureCount);
     }
-    for _ in 0..count {
-        let word = rest.next().ok_or(TableError::FeatureCount)?;
-        let known = [b"discard_zeroes_cow".as_slice(), b"discard_passdown_origin"];
-        if known.iter().any(|feature| feature.eq_ignore_ascii_case(word)) {
-            return Err(TableError::FeatureUnsupported);
-        }
-        return Err(TableError::FeatureUnknown);
+    // None of the features is supported yet, so the first one decides.
+    match (count, rest.next()) {
+        (0, _) => Ok(()),
+        (_, Some(word)) if is_known_feature(word) => Err(TableError::FeatureUnsupported),
+        (_, Some(_)) => Err(TableError::FeatureUnknown),
+        (_, None) => Err(TableError::FeatureCount),
     }
-    Ok(())
+}
+
+fn is_known_feature(word: &[u8]) -> bool {
+    let known = [b"discard_zeroes_cow".as_slice(), b"discard_passdown_origin"];
+    known
+        .iter()
+        .any(|feature| feature.eq_ignore_ascii_case(word))
 }
 
 fn number(word: &[u8]) -> Option<u32> {
@@ -164,7 +169,10 @@ mod tests {
             ("a b P 8 3 a b c", TableError::FeatureCount),
             ("a b P 8 1", TableError::FeatureCount),
             ("a b P 8 1 nonsense", TableError::FeatureUnknown),
-            ("a b P 8 1 Discard_Zeroes_COW", TableError::FeatureUnsupported),
+            (
+                "a b P 8 1 Discard_Zeroes_COW",
+                TableError::FeatureUnsupported,
+            ),
         ];
         for (line, error) in cases {
             assert_eq!(parse(line), Err(error), "{line}");

@@ -6,6 +6,7 @@ use core::ptr;
 use kernel::error::Error;
 use kernel::ffi::c_char;
 use kernel::str::CStr;
+use kernel::str::CStrExt;
 
 /// The arguments of a target's table line.
 ///
@@ -47,7 +48,7 @@ impl<'a> Args<'a> {
         // SAFETY: `n` is less than the number of pointers.
         let word = unsafe { ptr::read(self.argv.add(n)) };
         // SAFETY: By the type invariant the string is valid for `'a`.
-        Some(unsafe { CStr::from_ptr(word.cast()) })
+        Some(unsafe { CStr::from_char_ptr(word) })
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::node::Node;
 use super::Run;
+use core::cmp::Ordering;
 
 /// Runs that a leaf holds.
 pub(super) const CAPACITY: usize = 101;
@@ -247,14 +248,18 @@ impl Leaf<'_> {
     /// Moves the runs from `from` on so that the first of them is at `to`.
     fn shift(self, from: usize, to: usize) {
         let count = self.count();
-        if to > from {
-            for at in (from..count).rev() {
-                self.copy(at, self, at + to - from);
+        match to.cmp(&from) {
+            Ordering::Greater => {
+                for at in (from..count).rev() {
+                    self.copy(at, self, at + to - from);
+                }
             }
-        } else if to < from {
-            for at in from..count {
-                self.copy(at, self, at + to - from);
+            Ordering::Less => {
+                for at in from..count {
+                    self.copy(at, self, at + to - from);
+                }
             }
+            Ordering::Equal => {}
         }
     }
 
