@@ -31,6 +31,7 @@ ensure_images() {
     unlock demo
 }
 
+# quietly() takes the status of what it runs, and bash ignores set -e in there: hence the chains of && below.
 make_images() {
     local into=$1
     root_sources >"$into/sources.list"
@@ -81,21 +82,21 @@ fetch_packages() {
         -o Acquire::Languages=none -o Acquire::Retries=3
     )
     for package in "${DEMO_BACKPORTS[@]}"; do wanted+=("$package/$HOLEY_SUITE-backports"); done
-    mkdir -p "$into/apt/lists/partial" "$into/apt/cache" "$into/debs/partial"
-    in_root apt-get "${options[@]}" update
-    in_root apt-get "${options[@]}" --yes --download-only dist-upgrade
-    in_root apt-get "${options[@]}" --yes --download-only -t "$HOLEY_SUITE-backports" install "${wanted[@]}"
-    in_root apt-get "${options[@]}" --yes --download-only install "${DEMO_NEW_PACKAGES[@]}"
-    rm -rf "$into/apt" "$into/debs/partial" "$into/debs/lock"
+    mkdir -p "$into/apt/lists/partial" "$into/apt/cache" "$into/debs/partial" &&
+        in_root apt-get "${options[@]}" update &&
+        in_root apt-get "${options[@]}" --yes --download-only dist-upgrade &&
+        in_root apt-get "${options[@]}" --yes --download-only -t "$HOLEY_SUITE-backports" install "${wanted[@]}" &&
+        in_root apt-get "${options[@]}" --yes --download-only install "${DEMO_NEW_PACKAGES[@]}" &&
+        rm -rf "$into/apt" "$into/debs/partial" "$into/debs/lock" "$into"/lock*
 }
 
 # Upgrade v2.img in place.
 run_upgrade() {
-    mkdir "$1/exchange"
-    "$HOLEY_TOP/scripts/vm/run" --module none --timeout 1500 --mem 1G --env LC_ALL=C --disk "$1/v2.img" \
-        --share "$1/debs:ro" --exchange "$1/exchange" -- bash scripts/demo.d/upgrade /dev/vda "$1/debs"
-    mv "$1/exchange/status" "$1/v2.status"
-    rmdir "$1/exchange"
+    mkdir "$1/exchange" &&
+        "$HOLEY_TOP/scripts/vm/run" --module none --timeout 1500 --mem 1G --env LC_ALL=C --disk "$1/v2.img" \
+            --share "$1/debs:ro" --exchange "$1/exchange" -- bash scripts/demo.d/upgrade /dev/vda "$1/debs" &&
+        mv "$1/exchange/status" "$1/v2.status" &&
+        rmdir "$1/exchange"
 }
 
 in_root() { "$HOLEY_TOP/scripts/in-root" "$@"; }
