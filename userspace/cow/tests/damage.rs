@@ -18,25 +18,29 @@ use dmholey_cow::Kind;
 use dmholey_cow::MemDisk;
 use dmholey_cow::Store;
 use proptest::prelude::*;
+use std::sync::LazyLock;
 
 /// Chunks of the images that are compared.
 const CHUNKS: usize = 300;
 
+static OLD: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(CHUNKS * CHUNK, 1));
+static NEW: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(CHUNKS * CHUNK, 2));
+static IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| diff(&OLD, &NEW));
+
 fn image() -> Vec<u8> {
-    diff(&pattern(CHUNKS * CHUNK, 1), &pattern(CHUNKS * CHUNK, 2))
+    IMAGE.clone()
 }
 
 /// Applies `image` and says whether it worked; a failure must have left the target alone.
 fn try_apply(image: Vec<u8>) -> Result<Vec<u8>, Kind> {
-    let old = pattern(CHUNKS * CHUNK, 1);
-    let target = MemDisk::new(old.clone());
+    let target = MemDisk::new(OLD.clone());
     let result = Store::open(MemDisk::new(image))
         .and_then(|mut store| apply::apply(&mut store, &target, &Silent));
     let after = target.into_bytes();
     match result {
         Ok(_) => Ok(after),
         Err(error) => {
-            assert!(after == old, "a failed apply wrote to its target");
+            assert!(after == *OLD, "a failed apply wrote to its target");
             Err(error.kind())
         }
     }
@@ -90,8 +94,6 @@ fn every_byte_of_the_header_counts() {
 #[test]
 fn a_changed_area_byte_never_reaches_a_wrong_chunk_twice() {
     let whole = image();
-    let new = pattern(CHUNKS * CHUNK, 2);
-    let old = pattern(CHUNKS * CHUNK, 1);
     for at in (CHUNK..2 * CHUNK).step_by(67) {
         for value in [0, 0xff, whole[at] ^ 1] {
             let mut image = whole.clone();
@@ -102,8 +104,8 @@ fn a_changed_area_byte_never_reaches_a_wrong_chunk_twice() {
             // What passes can only have become shorter (an end where none was), or is unchanged.
             let chunks = after
                 .chunks(CHUNK)
-                .zip(old.chunks(CHUNK))
-                .zip(new.chunks(CHUNK));
+                .zip(OLD.chunks(CHUNK))
+                .zip(NEW.chunks(CHUNK));
             for ((after, old), new) in chunks {
                 assert!(after == old || after == new, "byte {at} value {value}");
             }

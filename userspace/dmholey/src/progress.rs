@@ -130,6 +130,9 @@ impl Meter {
 
 impl Progress for Meter {
     fn update(&self, done: u64, total: u64) {
+        if total == 0 {
+            return;
+        }
         match &self.sink {
             Sink::Bar(bar) => {
                 bar.set_length(total);

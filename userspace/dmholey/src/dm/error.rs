@@ -8,8 +8,13 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The control device cannot be used.
-    #[error("device-mapper cannot be reached: {0} (are you root? is dm_mod loaded?)")]
-    Control(String),
+    #[error("device-mapper cannot be reached ({hint})")]
+    Control {
+        /// The way out.
+        hint: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The device does not exist.
     #[error("{0}: no such device; 'dmholey status' lists those there are")]
     NoDevice(String),
@@ -30,12 +35,14 @@ pub enum Error {
         module: &'static str,
     },
     /// Anything else.
-    #[error("{device}: the kernel does not {action}; the last lines of dmesg say why")]
+    #[error("{device}: the kernel does not {action} ({said})")]
     Refused {
         /// The device.
         device: String,
         /// What was asked, as an infinitive.
         action: &'static str,
+        /// What its log says about that, or where to look.
+        said: String,
         /// Its answer.
         source: io::Error,
     },
@@ -45,7 +52,7 @@ pub enum Error {
         /// The name.
         name: String,
         /// The reason.
-        why: String,
+        why: &'static str,
     },
     /// A merge ended badly.
     #[error("{device}: {why}")]

@@ -58,6 +58,7 @@ impl Fake {
             return Err(Error::Refused {
                 device: name.to_owned(),
                 action: "do it",
+                said: "because".to_owned(),
                 source: io::ErrorKind::InvalidInput.into(),
             });
         }
@@ -95,6 +96,7 @@ impl Kernel for Fake {
             return Err(Error::Refused {
                 device: name.to_owned(),
                 action: "accept its table",
+                said: "because".to_owned(),
                 source: io::ErrorKind::InvalidInput.into(),
             });
         }

@@ -2,163 +2,283 @@
 
 //! The kernel itself.
 
+#![allow(unsafe_code)]
+
+use super::kmsg::Mark;
+use super::udev::Cookie;
+use super::wire::Answer;
+use super::wire::Command;
+use super::wire::Request;
+use super::wire::BUFFER_FULL;
+use super::wire::DEFERRED_REMOVE;
+use super::wire::HEADER;
+use super::wire::NAME_LEN;
+use super::wire::NOFLUSH;
+use super::wire::STATUS_TABLE;
+use super::wire::UEVENT_GENERATED;
 use super::DevNum;
 use super::Error;
 use super::Kernel;
 use super::Line;
 use super::Result;
-use devicemapper::errors::Error as CoreError;
-use devicemapper::DevId;
-use devicemapper::DmError;
-use devicemapper::DmFlags;
-use devicemapper::DmName;
-use devicemapper::DmOptions;
-use devicemapper::DM;
 use rustix::io::Errno;
+use rustix::ioctl::opcode;
+use rustix::ioctl::Ioctl;
+use rustix::ioctl::IoctlOutput;
+use rustix::ioctl::Opcode;
+use std::ffi::c_void;
+use std::fs::File;
 use std::io;
 
+const CONTROL: &str = "/dev/mapper/control";
+/// Number of the driver in ioctl numbers.
+const GROUP: u8 = 0xfd;
+/// Sizes of the buffer for an answer, in bytes: the first one, and the last one tried.
+const BUFFER: usize = 16 << 10;
+const MAX_BUFFER: usize = 64 << 20;
+/// The characters of a name that need no escape in udev's rules and on a command line.
+const NAME_MARKS: &str = "#+-.:=@_";
+
 /// Device-mapper's control device.
+#[derive(Debug)]
 pub struct Dm {
-    dm: DM,
+    control: File,
 }
 
 impl Dm {
     /// Opens it.
     pub fn open() -> Result<Self> {
-        let dm = DM::new().map_err(|e| Error::Control(short(&e)))?;
-        Ok(Self { dm })
+        let control = File::open(CONTROL).map_err(|source| Error::Control {
+            hint: match source.kind() {
+                io::ErrorKind::PermissionDenied => "run this as root",
+                _ => "is device-mapper there? modprobe dm_mod",
+            },
+            source,
+        })?;
+        Ok(Self { control })
+    }
+
+    /// Asks, with a larger buffer as long as the answer does not fit.
+    fn ask(&self, command: Command, request: &Request) -> rustix::io::Result<Answer> {
+        let mut size = BUFFER;
+        loop {
+            let mut call = Call {
+                opcode: opcode::read_write::<[u8; HEADER]>(GROUP, command as u8),
+                buf: request.encode(size),
+            };
+            // SAFETY: `Call` describes device-mapper's ioctls as linux/dm-ioctl.h does, see there.
+            unsafe { rustix::ioctl::ioctl(&self.control, &mut call) }?;
+            let answer = Answer::new(call.buf);
+            if answer.flags() & BUFFER_FULL == 0 {
+                return Ok(answer);
+            }
+            size *= 4;
+            if size > MAX_BUFFER {
+                return Err(Errno::TOOBIG);
+            }
+        }
+    }
+
+    /// Asks about a device.
+    fn about(&self, command: Command, action: &'static str, request: &Request) -> Result<Answer> {
+        let mark = Mark::now();
+        let answer = self.ask(command, request);
+        answer.map_err(|errno| refused(&request.name, command, action, errno, mark.since()))
+    }
+
+    /// Asks for something that udev is told of, and waits until it has seen to it.
+    fn with_udev(
+        &self,
+        command: Command,
+        action: &'static str,
+        mut request: Request,
+    ) -> Result<()> {
+        let cookie = Cookie::begin();
+        request.event = cookie.as_ref().map_or(0, Cookie::event);
+        let answer = self.about(command, action, &request)?;
+        if let Some(cookie) = cookie {
+            if answer.flags() & UEVENT_GENERATED != 0 {
+                cookie.wait();
+            }
+        }
+        Ok(())
     }
 }
 
-/// The text of an error, without the dump of the request.
-fn short(error: &DmError) -> String {
-    match error {
-        DmError::Core(CoreError::Ioctl(_, _, _, errno)) => io::Error::from(**errno).to_string(),
-        DmError::Core(CoreError::ContextInit(text)) => text.clone(),
-        other => other.to_string(),
+/// One ioctl. The buffer goes in with the request and comes out with the answer.
+struct Call {
+    opcode: Opcode,
+    buf: Vec<u8>,
+}
+
+// SAFETY: `as_ptr` gives a buffer that starts with a whole header, which tells the kernel the
+// buffer's true length; it reads and writes nothing behind that. `IS_MUTATING` says that it writes.
+// The pointer is not used again: the answer is read from the vector.
+unsafe impl Ioctl for &mut Call {
+    type Output = ();
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.opcode
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        self.buf.as_mut_ptr().cast()
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> rustix::io::Result<()> {
+        Ok(())
     }
 }
 
-/// The system's error behind a refused request.
-fn cause(error: DmError) -> io::Error {
-    match error {
-        DmError::Core(CoreError::Ioctl(_, _, _, errno)) => io::Error::from(*errno),
-        other => io::Error::other(short(&other)),
-    }
-}
-
-fn dm_name(name: &str) -> Result<&DmName> {
-    let refuse = |why: String| Error::Name {
-        name: name.to_owned(),
-        why,
-    };
-    if name.contains('/') || name == "." || name == ".." {
-        return Err(refuse("it becomes a file in /dev/mapper".to_owned()));
-    }
-    DmName::new(name).map_err(|e| refuse(short(&e)))
-}
-
-fn refused(device: &str, action: &'static str, error: DmError) -> Error {
-    let source = cause(error);
-    let errno = source.raw_os_error().map(Errno::from_raw_os_error);
-    match errno {
-        Some(Errno::NXIO) => Error::NoDevice(device.to_owned()),
-        Some(Errno::BUSY) if action == "create it" => Error::Exists(device.to_owned()),
-        Some(Errno::BUSY) if action == "remove it" => Error::Busy(device.to_owned()),
+fn refused(
+    device: &str,
+    command: Command,
+    action: &'static str,
+    errno: Errno,
+    said: String,
+) -> Error {
+    match (errno, command) {
+        (Errno::NXIO, _) => Error::NoDevice(device.to_owned()),
+        (Errno::BUSY, Command::Create) => Error::Exists(device.to_owned()),
+        (Errno::BUSY, Command::Remove) => Error::Busy(device.to_owned()),
+        (Errno::PERM | Errno::ACCESS, _) => Error::Control {
+            hint: "run this as root",
+            source: errno.into(),
+        },
         _ => Error::Refused {
             device: device.to_owned(),
             action,
-            source,
+            said: if said.is_empty() {
+                "the last lines of dmesg say why".to_owned()
+            } else {
+                said
+            },
+            source: errno.into(),
         },
     }
 }
 
-fn lines(from: Vec<(u64, u64, String, String)>) -> Vec<Line> {
-    let line = |(start, len, target, params)| Line {
-        start,
-        len,
-        target,
-        params,
+/// Refuses what cannot be a name at all.
+fn named(name: &str) -> Result<Request> {
+    let why = if name.is_empty() {
+        "it is empty"
+    } else if name.len() >= NAME_LEN {
+        "it is longer than 127 bytes"
+    } else if name.contains('/') || name == "." || name == ".." {
+        "it becomes a file in /dev/mapper"
+    } else if name.contains('\0') {
+        "it has a zero byte"
+    } else {
+        return Ok(Request {
+            name: name.to_owned(),
+            ..Request::default()
+        });
     };
-    from.into_iter().map(line).collect()
+    Err(Error::Name {
+        name: name.to_owned(),
+        why,
+    })
+}
+
+/// Refuses also names that would have to be escaped in udev's rules.
+fn new_name(name: &str) -> Result<Request> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || NAME_MARKS.contains(c);
+    if !name.chars().all(plain) {
+        return Err(Error::Name {
+            name: name.to_owned(),
+            why: "only letters, digits and #+-.:=@_ are allowed",
+        });
+    }
+    named(name)
 }
 
 impl Kernel for Dm {
     fn targets(&self) -> Result<Vec<String>> {
-        let all = self.dm.list_versions();
-        let all = all.map_err(|e| refused("device-mapper", "list its targets", e))?;
-        Ok(all.into_iter().map(|(name, ..)| name).collect())
-    }
-
-    fn devices(&self) -> Result<Vec<(String, DevNum)>> {
-        let all = self.dm.list_devices();
-        let all = all.map_err(|e| refused("device-mapper", "list its devices", e))?;
-        let devices = all.into_iter().map(|(name, number, _)| {
-            let number = DevNum {
-                major: number.major,
-                minor: number.minor,
-            };
-            (name.to_string(), number)
-        });
-        Ok(devices.collect())
-    }
-
-    fn create(&self, name: &str) -> Result<DevNum> {
-        let info = self
-            .dm
-            .device_create(dm_name(name)?, None, DmOptions::default())
-            .map_err(|e| refused(name, "create it", e))?;
-        Ok(DevNum {
-            major: info.device().major,
-            minor: info.device().minor,
+        let command = Command::ListVersions;
+        let answer = self.ask(command, &Request::default());
+        answer.map(|answer| answer.targets()).map_err(|e| {
+            refused(
+                "device-mapper",
+                command,
+                "list its targets",
+                e,
+                String::new(),
+            )
         })
     }
 
+    fn devices(&self) -> Result<Vec<(String, DevNum)>> {
+        let command = Command::ListDevices;
+        let answer = self.ask(command, &Request::default());
+        answer.map(|answer| answer.devices()).map_err(|e| {
+            refused(
+                "device-mapper",
+                command,
+                "list its devices",
+                e,
+                String::new(),
+            )
+        })
+    }
+
+    fn create(&self, name: &str) -> Result<DevNum> {
+        let answer = self.about(Command::Create, "create it", &new_name(name)?)?;
+        Ok(answer.device())
+    }
+
     fn load(&self, name: &str, line: &Line) -> Result<()> {
-        let table = [(
-            line.start,
-            line.len,
-            line.target.clone(),
-            line.params.clone(),
-        )];
-        self.dm
-            .table_load(&DevId::Name(dm_name(name)?), &table, DmOptions::default())
-            .map_err(|e| refused(name, "accept its table", e))?;
+        let mut request = named(name)?;
+        request.line = Some(line.clone());
+        self.about(Command::TableLoad, "accept its table", &request)?;
         Ok(())
     }
 
     fn resume(&self, name: &str) -> Result<()> {
-        self.dm
-            .device_suspend(&DevId::Name(dm_name(name)?), DmOptions::default())
-            .map_err(|e| refused(name, "start it", e))?;
-        Ok(())
+        // Without the flag for it, a suspend is a resume.
+        self.with_udev(Command::Suspend, "start it", named(name)?)
     }
 
     fn remove(&self, name: &str, deferred: bool) -> Result<()> {
-        let mut options = DmOptions::default();
-        if deferred {
-            options = options.set_flags(DmFlags::DM_DEFERRED_REMOVE);
-        }
-        self.dm
-            .device_remove(&DevId::Name(dm_name(name)?), options)
-            .map_err(|e| refused(name, "remove it", e))?;
-        Ok(())
+        let mut request = named(name)?;
+        request.flags = if deferred { DEFERRED_REMOVE } else { 0 };
+        self.with_udev(Command::Remove, "remove it", request)
     }
 
     fn table(&self, name: &str) -> Result<Vec<Line>> {
-        let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE);
-        self.dm
-            .table_status(&DevId::Name(dm_name(name)?), options)
-            .map(|(_, all)| lines(all))
-            .map_err(|e| refused(name, "show its table", e))
+        let mut request = named(name)?;
+        request.flags = STATUS_TABLE;
+        let answer = self.about(Command::TableStatus, "show its table", &request)?;
+        Ok(answer.lines())
     }
 
     fn status(&self, name: &str) -> Result<Vec<Line>> {
-        // Without NOFLUSH a status may write metadata first, which a poll should not cause.
-        let options = DmOptions::default().set_flags(DmFlags::DM_NOFLUSH);
-        self.dm
-            .table_status(&DevId::Name(dm_name(name)?), options)
-            .map(|(_, all)| lines(all))
-            .map_err(|e| refused(name, "show its status", e))
+        let mut request = named(name)?;
+        // A poll is to cause no writes.
+        request.flags = NOFLUSH;
+        let answer = self.about(Command::TableStatus, "show its status", &request)?;
+        Ok(answer.lines())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for name in ["", ".", "..", "a/b", "a\0", &"n".repeat(128)] {
+            assert!(named(name).is_err(), "{name}");
+        }
+        assert!(named("with blank").is_ok());
+        assert!(new_name("with blank").is_err());
+        assert!(new_name("vg-root_1.2+x:y=z@h#").is_ok());
+    }
+
+    #[test]
+    fn request_numbers_are_those_of_the_kernel() {
+        let number = opcode::read_write::<[u8; HEADER]>(GROUP, Command::TableStatus as u8);
+        assert_eq!(number as u64, 0xc138_fd0c);
     }
 }

@@ -3,7 +3,8 @@
 //! Device-mapper, as far as dmholey needs it.
 //!
 //! [`table`] and [`status`] turn the kernel's lines into values and back. [`Kernel`] is what the
-//! kernel can be asked; [`ioctl`] asks it, and tests have one of their own. [`flow`] combines the
+//! kernel can be asked; [`ioctl`] asks it, and tests have one of their own. There is no need for
+//! udev: where it runs, it is waited for, and elsewhere nodes are made here. [`flow`] combines the
 //! questions into what the commands do, so that the combinations can be tested without a kernel.
 
 pub mod error;
@@ -11,10 +12,13 @@ pub mod error;
 pub(crate) mod fake;
 pub mod flow;
 pub mod ioctl;
+mod kmsg;
 pub mod merge;
 pub mod node;
 pub mod status;
 pub mod table;
+mod udev;
+mod wire;
 
 pub use error::Error;
 
