@@ -15,6 +15,11 @@ HOLEY_HOST_PACKAGES=(mmdebstrap bubblewrap debian-archive-keyring)
 
 need_host_tools() {
     local command missing=
+    # Without root's rights, mmdebstrap needs a range of user ids of its own.
+    if [ "$(id -u)" -ne 0 ]; then
+        HOLEY_HOST_COMMANDS+=(newuidmap)
+        HOLEY_HOST_PACKAGES+=(uidmap)
+    fi
     for command in "${HOLEY_HOST_COMMANDS[@]}"; do
         command -v "$command" >/dev/null || missing+=" $command"
     done
