@@ -8,12 +8,29 @@
 //! looks the chunk up. Whoever changed the state then turns the epoch and waits until the old one
 //! is quiet; one wait serves any number of changes.
 //!
-//! Ordering: all accesses are sequentially consistent. A reader that finds itself in the new epoch
-//! has seen the turn, hence all that was changed before it; a reader in the old one is waited for.
+//! An epoch counts who came and who left. The number of the epoch and the count of arrivals are one
+//! word, so that a reader is counted into the epoch it finds by one addition, and a turn learns by
+//! one exchange how many it has to wait for. Nobody is counted who is not a reader: a count that
+//! is not a reader's would be waited for, and nobody would tell when it is gone.
+//!
+//! Ordering:
+//!
+//! - A reader of the new epoch finds the exchange of the turn, or an addition behind it, in the
+//!   word: it has seen the turn, hence all that was changed before it.
+//! - A reader of the old epoch is waited for; its departure is a release and the look at it an
+//!   acquire, so what it did comes before what the waiter does next.
+//! - Departure and look at the number to wait for, on one side, and setting that number and look
+//!   at the departures, on the other, are sequentially consistent: either the waiter sees the last
+//!   departure, or who departs sees that it is the last.
 
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::AcqRel;
 use core::sync::atomic::Ordering::SeqCst;
+
+/// The bit of the word that says which epoch it is; the others count arrivals.
+const EPOCH: u64 = 1 << 63;
+/// As many arrivals as an epoch that was not turned has.
+const UNKNOWN: u64 = u64::MAX;
 
 /// Proof that a reader has been counted; give it back with [`Epochs::leave`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,65 +46,94 @@ impl Ticket {
     pub const fn from_raw(raw: u8) -> Self {
         Self(raw & 1)
     }
+
+    /// The ticket of the epoch that a word names.
+    const fn of_word(word: u64) -> Self {
+        Self((word & EPOCH != 0) as u8)
+    }
+}
+
+/// One of the two epochs: the current one or the one before.
+#[derive(Debug)]
+struct Epoch {
+    /// How many have left.
+    left: AtomicU64,
+    /// How many have come, once it is over.
+    came: AtomicU64,
+}
+
+impl Epoch {
+    const fn new() -> Self {
+        Self {
+            left: AtomicU64::new(0),
+            came: AtomicU64::new(UNKNOWN),
+        }
+    }
 }
 
 /// Counts readers by epoch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Epochs {
-    current: AtomicUsize,
-    readers: [AtomicU64; 2],
+    word: AtomicU64,
+    epochs: [Epoch; 2],
 }
 
 impl Epochs {
     /// No readers.
     pub const fn new() -> Self {
         Self {
-            current: AtomicUsize::new(0),
-            readers: [AtomicU64::new(0), AtomicU64::new(0)],
+            word: AtomicU64::new(0),
+            epochs: [Epoch::new(), Epoch::new()],
         }
     }
 
     /// Counts a reader in. Call it before looking at the state that may change. Never sleeps.
     pub fn enter(&self) -> Ticket {
-        loop {
-            let ticket = Ticket((self.current.load(SeqCst) & 1) as u8);
-            self.count(ticket).fetch_add(1, SeqCst);
-            if self.is_current(ticket) {
-                return ticket;
-            }
-            self.count(ticket).fetch_sub(1, SeqCst);
-        }
+        Ticket::of_word(self.word.fetch_add(1, AcqRel))
     }
 
     /// Counts a reader out. True if it was the last one of an epoch that has been turned, so that
     /// whoever waits for it should look again. Never sleeps.
     pub fn leave(&self, ticket: Ticket) -> bool {
-        let before = self.count(ticket).fetch_sub(1, SeqCst);
-        before == 1 && !self.is_current(ticket)
+        let epoch = self.epoch(ticket);
+        let left = epoch.left.fetch_add(1, SeqCst).wrapping_add(1);
+        left == epoch.came.load(SeqCst)
     }
 
     /// Starts a new epoch and returns the old one's ticket. The caller has waited until the epoch
     /// before that was quiet, and is the only one who turns.
     pub fn turn(&self) -> Ticket {
-        Ticket((self.current.fetch_xor(1, SeqCst) & 1) as u8)
+        // That epoch is quiet. A reader that has just left it may still look at `came`: at worst it
+        // then says in vain that it was the last one.
+        let next = (self.word.load(SeqCst) & EPOCH) ^ EPOCH;
+        let new = self.epoch(Ticket::of_word(next));
+        new.came.store(UNKNOWN, SeqCst);
+        new.left.store(0, SeqCst);
+        let word = self.word.swap(next, AcqRel);
+        let old = Ticket::of_word(word);
+        self.epoch(old).came.store(word & !EPOCH, SeqCst);
+        old
     }
 
     /// Whether no reader of that epoch is left.
     pub fn is_quiet(&self, old: Ticket) -> bool {
-        self.count(old).load(SeqCst) == 0
+        let epoch = self.epoch(old);
+        epoch.left.load(SeqCst) == epoch.came.load(SeqCst)
     }
 
-    fn is_current(&self, ticket: Ticket) -> bool {
-        self.current.load(SeqCst) & 1 == usize::from(ticket.0)
-    }
-
-    fn count(&self, ticket: Ticket) -> &AtomicU64 {
-        let [even, odd] = &self.readers;
+    fn epoch(&self, ticket: Ticket) -> &Epoch {
+        let [even, odd] = &self.epochs;
         if ticket.0 == 0 {
             even
         } else {
             odd
         }
+    }
+}
+
+impl Default for Epochs {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
