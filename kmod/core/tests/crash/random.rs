@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Random numbers that can be had again from their seed.
+
+/// A generator of random numbers.
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// The generator for a seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// True in one of `n` cases.
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// Runs `test` with seeds `0..count`, ten times as many in an optimised build, and says which one
+/// failed. The environment variable `HOLEY_SEED` runs just one.
+pub(crate) fn with_seeds(count: u64, test: impl Fn(u64)) {
+    struct Tell(u64);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("failed with HOLEY_SEED={}", self.0);
+            }
+        }
+    }
+    let only = std::env::var("HOLEY_SEED").ok().map(|seed| {
+        let seed: u64 = seed.parse().expect("HOLEY_SEED is a number");
+        seed..seed + 1
+    });
+    let factor = if cfg!(debug_assertions) { 1 } else { 10 };
+    for seed in only.unwrap_or(0..factor * count) {
+        let tell = Tell(seed);
+        test(seed);
+        drop(tell);
+    }
+}
