@@ -11,6 +11,8 @@
 //! | [`loopdev`] | loop devices over image files |
 //! | [`output`], [`progress`], [`exit`], [`signals`], [`units`] | what all of them share |
 
+#![deny(unsafe_code)]
+
 pub mod blockdev;
 pub mod cli;
 pub mod commands;

@@ -2,6 +2,8 @@
 
 //! Creates, watches and merges copy-on-write overlays, and handles their images.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use dmholey::cli::Cli;
 use dmholey::commands;

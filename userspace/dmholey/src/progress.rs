@@ -49,10 +49,19 @@ struct Pace {
 }
 
 impl Pace {
+    /// Shows the first thing at once.
     fn new(every: Duration) -> Self {
         Self {
             every,
             last: Mutex::new(None),
+        }
+    }
+
+    /// Shows the first thing after a pause: what is done by then needs no progress.
+    fn after_pause(every: Duration) -> Self {
+        Self {
+            every,
+            last: Mutex::new(Some((Instant::now(), 0))),
         }
     }
 
@@ -87,7 +96,7 @@ impl Meter {
         } else if output.json {
             Sink::Nowhere
         } else {
-            Sink::Lines(Pace::new(LINE_EVERY))
+            Sink::Lines(Pace::after_pause(LINE_EVERY))
         };
         Self { what, sink }
     }
@@ -180,6 +189,7 @@ mod tests {
         assert!(pace.due(0));
         assert!(!pace.due(0));
         assert!(!pace.due(1));
+        assert!(!Pace::after_pause(Duration::from_secs(3600)).due(1));
         let pace = Pace::new(Duration::ZERO);
         assert!(pace.due(1) && !pace.due(1) && pace.due(2));
     }

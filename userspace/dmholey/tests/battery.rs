@@ -70,6 +70,11 @@ fn every_command_has_help() {
         assert!(ran.out.contains(part), "{ran:#?}");
     }
     assert!(!ran.out.contains("completions"), "{ran:#?}");
+    let ran = lab.run(&["cow", "apply", "--help"]).code(0);
+    assert!(
+        ran.out.contains("The image is checked to its end"),
+        "{ran:#?}"
+    );
     let ran = lab.run(&["--version"]).code(0);
     assert!(ran.out.starts_with("dmholey 0."), "{ran:#?}");
 }

@@ -56,7 +56,7 @@ pub struct OverlayLine {
     origin: PathBuf,
     /// Block device with the COW store, or for a new one: its first 4 KiB must be zero
     cow: PathBuf,
-    /// Chunk size of a new store [default: 4K]; an existing one has its own
+    /// Chunk size of a new store, if not 4K; an existing one has its own
     #[arg(long, value_name = "SIZE", value_parser = parse_chunk)]
     chunk: Option<ChunkSize>,
     /// How exceptions are kept
@@ -227,4 +227,72 @@ fn check_fit(origin: &BlockDev, cow: &BlockDev, chunk: ChunkSize) -> anyhow::Res
     Bounds::new(chunk, origin.sectors, cow.sectors)
         .map_err(|reason| refuse(Exit::Refused, format!("{}: {reason}", cow.path.display())))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dm::DevNum;
+    use dmholey_cow::disk::Access;
+
+    fn chunk(sectors: u32) -> ChunkSize {
+        ChunkSize::new(sectors).unwrap()
+    }
+
+    fn device(dir: &tempfile::TempDir, start: &[u8]) -> Device {
+        let path = dir.path().join("cow");
+        let mut bytes = start.to_vec();
+        bytes.resize(16 * 4096, 0);
+        std::fs::write(&path, bytes).unwrap();
+        Device::open(&path, Access::Read).unwrap()
+    }
+
+    #[test]
+    fn an_existing_store_keeps_its_chunk_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let header = b"SnAp\x01\0\0\0\x01\0\0\0\x10\0\0\0";
+        let open = || device(&dir, header);
+        let size = |asked| store_chunk(Role::Merge, open(), asked).map(ChunkSize::sectors);
+        assert_eq!(size(None).unwrap(), 16);
+        assert_eq!(size(Some(chunk(16))).unwrap(), 16);
+        let error = size(Some(chunk(8))).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Refused);
+        assert!(error.to_string().contains("leave out --chunk"), "{error}");
+    }
+
+    #[test]
+    fn a_store_is_made_by_a_snapshot_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |role, start: &[u8], asked| store_chunk(role, device(&dir, start), asked);
+        assert_eq!(of(Role::Snapshot, b"", None).unwrap(), chunk(8));
+        assert_eq!(of(Role::Snapshot, b"", Some(chunk(64))).unwrap(), chunk(64));
+        let invalid = b"SnAp\0\0\0\0\x01\0\0\0\x08\0\0\0";
+        for error in [
+            of(Role::Merge, b"", None),
+            of(Role::Snapshot, b"\x53\xef", None),
+            of(Role::Snapshot, invalid, None),
+        ] {
+            assert_eq!(Exit::of(&error.unwrap_err()), Exit::Store);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_the_kernel() {
+        let device = |sectors, block| BlockDev {
+            path: "x".into(),
+            number: DevNum { major: 8, minor: 1 },
+            sectors,
+            block,
+        };
+        let origin = device(2048, 512);
+        check_fit(&origin, &device(24, 512), chunk(8)).unwrap();
+        for (cow, size) in [
+            (device(23, 512), 8),
+            (device(2048, 8192), 8),
+            (device(100, 512), 64),
+        ] {
+            let error = check_fit(&origin, &cow, chunk(size)).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Refused, "{error}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use dmholey_cow::format::SECTOR_SIZE;
 /// Show devices and how full their stores are
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Names of the devices [default: all snapshots, origins and merges]
+    /// Names of the devices; none means all snapshots, origins and merges
     names: Vec<String>,
 }
 

@@ -24,14 +24,7 @@ use dmholey_cow::Store;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Bring a disk from the old version to the new one
-///
-/// The image is checked to its end before anything is written. An interrupted run is repeated as it
-/// was and ends with the same content.
-///
-/// Offline, chunks are copied to a file or to a block device that nobody uses. Online, the kernel
-/// merges them into the origin of live snapshots, which keep the old version: this is the way when
-/// the running system is itself on a snapshot of the disk.
+/// Arguments of `cow apply`.
 #[derive(Debug, Args)]
 pub struct Apply {
     /// File or block device with a COW store
@@ -45,16 +38,16 @@ pub struct Apply {
     /// Copy, even if the disk is the origin of live snapshots
     #[arg(long)]
     offline: bool,
-    /// Leave the image as it is; online this needs room for a copy of it [default]
+    /// Leave the image as it is, which is the default; online this needs room for a copy of it
     #[arg(long, conflicts_with = "consume")]
     keep: bool,
     /// Empty the image, as a merge does, once its content is safely on the disk
     #[arg(long)]
     pub(super) consume: bool,
-    /// Folder for the copy of the image [default: beside it]
+    /// Folder for the copy of the image, if not beside it
     #[arg(long, value_name = "DIR")]
     pub(super) copy_in: Option<PathBuf>,
-    /// Name of the merge device [default: made from the name of the disk]
+    /// Name of the merge device, if not the disk's name with -apply
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
     #[command(flatten)]

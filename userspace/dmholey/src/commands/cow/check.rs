@@ -14,9 +14,7 @@ use dmholey_cow::Device;
 use dmholey_cow::Disk;
 use std::path::PathBuf;
 
-/// Look for everything that is wrong with an image
-///
-/// The image is only read. Problems are listed, and then the exit status is 3.
+/// Arguments of `cow check`.
 #[derive(Debug, Args)]
 pub struct Check {
     /// File or block device with a COW store

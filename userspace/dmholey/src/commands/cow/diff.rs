@@ -21,10 +21,7 @@ use dmholey_cow::Writer;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Make an image of the difference between two disks
-///
-/// The image, as a snapshot over OLD, shows NEW. Applied to OLD or merged into it, it makes it NEW.
-/// The image is sparse and appears under its name when it is complete.
+/// Arguments of `cow diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
     /// File or block device with the old version

@@ -11,10 +11,7 @@ use std::io;
 use std::io::Write;
 use std::path::PathBuf;
 
-/// List the runs of chunks in an image
-///
-/// Each line has the first origin chunk, the first COW chunk, and how many chunks follow each other
-/// on both sides.
+/// Arguments of `cow dump`.
 #[derive(Debug, Args)]
 pub struct Dump {
     /// File or block device with a COW store

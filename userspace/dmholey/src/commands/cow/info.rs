@@ -12,7 +12,7 @@ use dmholey_cow::format::SECTOR_SIZE;
 use dmholey_cow::info;
 use std::path::PathBuf;
 
-/// Describe an image
+/// Arguments of `cow info`.
 #[derive(Debug, Args)]
 pub struct Info {
     /// File or block device with a COW store

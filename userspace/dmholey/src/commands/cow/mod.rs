@@ -23,12 +23,27 @@ pub enum Cow {
     /// Describe an image
     Info(info::Info),
     /// List the runs of chunks in an image
+    ///
+    /// Each line has the first origin chunk, the first COW chunk, and how many chunks follow each other
+    /// on both sides.
     Dump(dump::Dump),
     /// Look for everything that is wrong with an image
+    ///
+    /// The image is only read. Problems are listed, and then the exit status is 3.
     Check(check::Check),
     /// Make an image of the difference between two disks
+    ///
+    /// The image, as a snapshot over OLD, shows NEW. Applied to OLD or merged into it, it makes it NEW.
+    /// The image is sparse and appears under its name when it is complete.
     Diff(diff::Diff),
     /// Bring a disk from the old version to the new one
+    ///
+    /// The image is checked to its end before anything is written. An interrupted run is repeated as it
+    /// was and ends with the same content.
+    ///
+    /// Offline, chunks are copied to a file or to a block device that nobody uses. Online, the kernel
+    /// merges them into the origin of live snapshots, which keep the old version: this is the way when
+    /// the running system is itself on a snapshot of the disk.
     Apply(apply::Apply),
 }
 
