@@ -5,6 +5,8 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::OnceLock;
 use std::vec::Vec;
 
@@ -236,6 +238,39 @@ fn refuses_what_it_cannot_hold() {
     assert_eq!(index.add_segment(writer), Err(IndexError::NeedNodes));
 }
 
+/// Segments that can get lost.
+struct Fickle(Segments, AtomicBool);
+
+impl Directory for Fickle {
+    fn segment(&self, n: usize) -> Option<&[Node]> {
+        let lost = self.1.load(Relaxed);
+        self.0.segment(n).filter(|_| !lost)
+    }
+}
+
+/// A directory that breaks its promise is an error, not a hang and not a wrong answer.
+#[test]
+fn lost_segments() {
+    let pair = Pair::new(4);
+    let index = Index::new(Fickle(pair.index.directory, AtomicBool::new(false)));
+    let mut writer = IndexWriter::new();
+    assert_eq!(index.add_segment(&mut writer), Err(IndexError::NeedNodes));
+    let nodes = (0..SEGMENT_NODES).map(|_| Node::new()).collect();
+    assert!(index.directory().0 .0[0].set(nodes).is_ok());
+    assert_eq!(index.add_segment(&mut writer), Ok(()));
+    assert_eq!(index.insert_run(&mut writer, one(1, 2)), Ok(()));
+    index.directory().1.store(true, Relaxed);
+    assert_eq!(index.lookup(1), Err(IndexError::Damaged));
+    assert_eq!(index.next_run(0), Err(IndexError::Damaged));
+    let inserted = index.insert_run(&mut writer, one(3, 7));
+    assert_eq!(inserted, Err(IndexError::Damaged));
+    assert_eq!(index.remove(&mut writer, 1), Err(IndexError::Damaged));
+    assert_eq!(index.runs(&writer).next(), None);
+    index.directory().1.store(false, Relaxed);
+    assert_eq!(index.lookup(1), Ok(Extent::Mapped { cow: 2, len: 1 }));
+    index.check(&writer);
+}
+
 #[test]
 fn joins_runs() {
     let mut pair = Pair::new(1);
@@ -379,7 +414,7 @@ fn fill(count: u64, mut origin: impl FnMut(u64) -> u64, len: u64) -> f64 {
 /// Half of the 32 bytes that a node of a hash table would take, or less.
 #[test]
 fn memory_use() {
-    let count = 100_000;
+    let count = 60_000;
     for len in [1, 256] {
         let mut mix = Mix(3);
         let scattered = fill(count, |_| mix.below(1 << 30), len);
@@ -493,14 +528,14 @@ fn run(ops: Vec<Op>, scale: u64) {
                 pair.model.clear();
             }
         }
-        if n % 250 == 0 {
+        if n % 400 == 0 {
             pair.check();
         }
     }
     pair.check();
     let chunks: Vec<u64> = pair.model.keys().copied().collect();
-    for chunk in chunks {
-        pair.probe(chunk);
+    for chunk in chunks.iter().step_by(chunks.len() / 300 + 1) {
+        pair.probe(*chunk);
         pair.probe(chunk + 1);
         pair.probe(chunk.saturating_sub(1));
     }
