@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash disable=SC2086
+# The command dmholey with the module.
+
+start() {
+    load
+    vol base 16384
+    cow store 24576
+    fill base base 1
+    fork_model base snap
+}
+
+# Life of an overlay: create, status, table, merge, remove.
+t_life() {
+    local text
+    start
+    equal "$(dmholey create origin origin $D/base)" $D/origin "node of the origin"
+    equal "$(dmholey create snapshot snap $D/base $D/store)" $D/snap "node of the snapshot"
+    scribble origin base 2 --ops 50
+    scribble snap snap 3 --ops 50
+    check snap snap
+    text=$(dmholey --json status)
+    contains "$text" '"origin"'
+    contains "$text" '"snap"'
+    jq -e . <<<"$text" >/dev/null
+    equal "$(dmholey table snapshot $D/base $D/store | awk '{ print $1, $2, $3, $6, $7 }')" "0 16384 holey-snapshot P 8" table
+    dmholey remove snap origin
+    gone snap
+    gone origin
+    dmholey create merge merge $D/base $D/store
+    dmholey merge --wait merge
+    is_merged merge
+    check merge snap
+    dmholey remove merge
+    check base snap
+}
+
+# What the kernel refuses is told with a reason and the right exit code; nothing is left.
+t_refusals() {
+    local status=0
+    start
+    dmholey create snapshot snap $D/base /dev/none && die "succeeded"
+    gone snap
+    dmholey create snapshot snap $D/base $D/base && die "succeeded"
+    gone snap
+    number $D/store 0 4 1414743380
+    no_audit store
+    dmholey create snapshot snap $D/base $D/store 2>$WORK/error || status=$?
+    [ $status -eq 4 ] || [ $status -eq 5 ] || die "exit code $status: $(cat $WORK/error)"
+    gone snap
+    blank store
+    make_snapshot snap base store
+    dmholey create snapshot snap $D/base $D/store && die "succeeded"
+    check snap snap
+}
+
+# cow diff makes an image that a snapshot shows and a merge applies.
+t_diff_and_merge() {
+    local device
+    start
+    fill store new 2
+    vol new 16384
+    rm "$(model new)"
+    fork_model base new
+    dd if=$D/base of=$D/new bs=1M iflag=direct oflag=direct status=none
+    scribble new new 3 --ops 60
+    blank store
+    dmholey cow diff $D/base $D/new --output $WORK/delta.cow
+    dmholey cow check $WORK/delta.cow --origin $D/base
+    device=$(loop $WORK/delta.cow)
+    dmsetup create delta --table "0 $(blockdev --getsz "$device") linear $device 0"
+    make_snapshot snap base delta
+    check snap new
+    remove snap
+    make_merge merge base delta
+    dmholey merge --wait merge
+    remove merge
+    check base new
+}
+
+# cow apply --online: merged by the kernel while a snapshot of the disk is in use.
+t_apply_online() {
+    start
+    vol new 16384
+    dd if=$D/base of=$D/new bs=1M iflag=direct oflag=direct status=none
+    fork_model base new
+    scribble new new 3 --ops 60
+    dmholey cow diff $D/base $D/new --output $WORK/delta.cow
+    make_snapshot snap base store
+    scribble snap snap 4 --ops 40
+    dmholey cow apply $WORK/delta.cow --to $D/base --online
+    check snap snap
+    equal "$(dmsetup ls | awk '{ print $1 }' | sort | tr '\n' ' ')" "base new snap store " "devices left"
+    remove snap
+    check base new
+}

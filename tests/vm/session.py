@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs the tests of this folder in virtual machines, in as few boots as can be. Started by scripts/test.
+
+The guest (guest.sh) says how each test came out. A test fails also if the kernel has logged a report while it
+ran, or if the guest died in it; what comes after such a test gets another boot. A test that was never run fails.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "scripts/vm"))
+import kernlog  # noqa: E402
+
+HERE = TOP / "tests/vm"
+# How much longer everything takes on a kernel that checks itself.
+SLOW = {"debug": 6}
+DEFAULT_LIMIT = 60
+# For booting, tidying up and powering off.
+MARGIN = 120
+SETS = ("smoke", "main", "all")
+FUNCTION = re.compile(r"^t_(\w+)\(\) *\{")
+
+
+class Test:
+    """A function t_NAME of AREA.sh with the comment above it."""
+
+    def __init__(self, area, name, comment):
+        self.name = f"{area}/{name}"
+        self.limit = DEFAULT_LIMIT
+        self.takes_long = False
+        text = []
+        for line in comment:
+            if line.startswith("limit: "):
+                self.limit = int(line.removeprefix("limit: "))
+            elif line == "takes long":
+                self.takes_long = True
+            else:
+                text.append(line)
+        self.text = " ".join(text)
+        self.passed = None
+
+    def is_in(self, which):
+        if which == "smoke":
+            return self.name.startswith("smoke/")
+        return which == "all" or not self.takes_long
+
+
+def all_tests():
+    tests = []
+    for path in sorted(HERE.glob("*.sh")):
+        comment = []
+        for line in path.read_text().splitlines():
+            found = FUNCTION.match(line)
+            if found and path.stem not in ("lib", "guest"):
+                tests.append(Test(path.stem, found[1], comment))
+            comment = comment + [line.removeprefix("# ")] if line.startswith("#") else []
+    # What shows that nothing works comes first.
+    return sorted(tests, key=lambda test: not test.is_in("smoke"))
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add = parser.add_argument
+    add("--kernel", default="default")
+    add("--set", choices=SETS, default="all")
+    add("--skip", action="append", default=[])
+    add("--results", help="file for the numbers of tests that passed and failed")
+    add("--list", action="store_true")
+    add("--count", action="store_true", help="exit with 0 if there is a test to run")
+    add("--verbose", action="store_true")
+    add("texts", nargs="*")
+    return parser.parse_args(argv)
+
+
+def chosen(options):
+    return [
+        test
+        for test in all_tests()
+        if test.is_in(options.set)
+        and (not options.texts or any(text in test.name for text in options.texts))
+        and not any(text in test.name for text in options.skip)
+    ]
+
+
+class Boot:
+    """One virtual machine and the tests that it runs."""
+
+    def __init__(self, options, tests, folder):
+        self.options = options
+        self.tests = {test.name: test for test in tests}
+        self.slow = SLOW.get(options.kernel, 1)
+        self.console = Path(folder) / "console"
+        self.current = None
+
+    def command(self):
+        limits = sum(test.limit for test in self.tests.values()) * self.slow
+        return [
+            TOP / "scripts/vm/run",
+            *("--kernel", self.options.kernel, "--disk", "2G", "--mem", "2G" if self.slow > 1 else "1G"),
+            *("--console", self.console, "--timeout", str(limits + MARGIN * self.slow)),
+            *("--tool", TOP / "target/tests/stamp", "--append", "log_buf_len=4M"),
+            *("--env", "LC_ALL=C", "--env", f"SLOW={self.slow}", "--env", "SEED"),
+            *("--env", f"VERBOSE={'1' if self.options.verbose else ''}"),
+            *("--", "bash", HERE / "guest.sh"),
+            *(f"{test.name}:{test.limit}" for test in self.tests.values()),
+        ]
+
+    def run(self):
+        """Returns the exit status of the runner and what it said."""
+        with tempfile.TemporaryFile("w+", errors="replace") as complaints:
+            vm = subprocess.Popen(
+                [str(word) for word in self.command()], stdout=subprocess.PIPE, stderr=complaints, text=True, errors="replace"
+            )
+            for line in vm.stdout:
+                self.hear(line.rstrip("\n"))
+            status = vm.wait()
+            complaints.seek(0)
+            said = complaints.read()
+        self.judge_log()
+        if self.current:
+            self.current.passed = False
+            print(f"FAIL  {self.current.name}: the guest did not survive it", flush=True)
+        return status, said
+
+    def hear(self, line):
+        verb, _, rest = line.partition(" ")
+        name, _, seconds = rest.partition(" ")
+        test = self.tests.get(name)
+        if verb == "BEGIN" and test:
+            self.current = test
+        elif verb in ("PASS", "FAIL") and test:
+            test.passed = verb == "PASS"
+            self.current = None
+            print(f"{'ok  ' if test.passed else verb}  {name}  {seconds} s", flush=True)
+        else:
+            print(f"      {line}", flush=True)
+
+    def judge_log(self):
+        """Fails those tests in which the kernel has reported something."""
+        raw = self.console.read_bytes() if self.console.exists() else b""
+        part, test = [], None
+        for line in [*kernlog.text_of(raw), "dmholey-test: end"]:
+            mark = re.search(r"dmholey-test: (begin|end) ?(\S*)", line)
+            if not mark:
+                part.append(line)
+                continue
+            for report in kernlog.reports("\n".join(part).encode()):
+                self.blame(test, report)
+            part = []
+            test = self.tests.get(mark[2]) if mark[1] == "begin" else None
+
+    def blame(self, test, report):
+        where = test or self.outside()
+        if where.passed is not False:
+            print(f"FAIL  {where.name}: the kernel has reported:", flush=True)
+        where.passed = False
+        print("\n".join(f"      {line}" for line in report.splitlines()), flush=True)
+
+    def outside(self):
+        """Stands for the time before, between and after the tests."""
+        return self.tests.setdefault("kernel-log", Test("kernel-log", "between the tests", []))
+
+
+def run(options, tests):
+    """Runs the tests; returns those there are in the end, each with its outcome."""
+    print(f"{len(tests)} tests in virtual machines, kernel {options.kernel}", flush=True)
+    extra, left = [], tests
+    while left:
+        with tempfile.TemporaryDirectory(prefix="dmholey-test-") as folder:
+            boot = Boot(options, left, folder)
+            status, said = boot.run()
+        extra += [test for test in boot.tests.values() if test not in tests]
+        still = [test for test in left if test.passed is None]
+        if status not in (0, 3, 241) or len(still) == len(left):
+            print(f"the runner ended with status {status}:\n{said}", file=sys.stderr, flush=True)
+        if len(still) == len(left):
+            for test in still:
+                test.passed = False
+                print(f"FAIL  {test.name}: was not run", flush=True)
+            break
+        left = still
+        if left:
+            print(f"another boot for the other {len(left)} tests", flush=True)
+    return tests + extra
+
+
+def main():
+    options = parse(sys.argv[1:])
+    tests = chosen(options)
+    if options.count:
+        return 0 if tests else 1
+    if options.list:
+        for test in tests:
+            print(f"{test.name}: {test.text}")
+        return 0
+    done = run(options, tests)
+    failed = [test for test in done if not test.passed]
+    if options.results:
+        Path(options.results).write_text(f"{len(done) - len(failed)} {len(failed)}\n")
+    for test in failed:
+        print(f"failed: {test.name}")
+    return 1 if failed else 0
+
+
+sys.exit(main())
