@@ -32,16 +32,13 @@ bad() {
     exit 1
 }
 
-# shown COMMAND...: print the command as one would type it, then run it.
-shown() {
-    printf '   %s$ %s%s\n' "$dim" "$*" "$plain"
-    "$@"
-}
+# typed COMMAND...: a command line, as one would type it.
+typed() { printf '   %s$ %s%s\n' "$dim" "$*" "$plain"; }
 
-# indented COMMAND...: the same, with its output moved in. Keeps the command's status.
-indented() {
-    shown "$@" 2>&1 | sed -u -e 's/^   .*\$ /&/;t' -e 's/^/     /'
-    return "${PIPESTATUS[0]}"
+# shown COMMAND...: print the command, then run it and move its output in.
+shown() {
+    typed "$@"
+    "$@" 2>&1 | sed -u 's/^/     /'
 }
 
 # same WHAT A B: two files or devices have to be equal, byte for byte.

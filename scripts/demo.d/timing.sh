@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+# How long dm-snapshot and dmholey take to merge the update. Sourced by guest.
+
+merges_are_timed() {
+    local delay stock holey rows=''
+    step "The update is merged by dm-snapshot and by dmholey, on the same disks, and timed"
+    note - <<END
+The disks are two in memory (null_blk) below dm-delay: once without a write cache, so that a flush is free, once with
+one that takes 2 ms to flush, as an SSD does. Each merges the same COW image into the same v1. The time is that
+from loading the merge to the status that says it is finished, looked at every 20 ms.
+END
+    for delay in 0 2; do
+        make_disks "$delay"
+        stock=$(timed_merge snapshot-merge)
+        check_merged dm-snapshot "$delay" "$stock"
+        back_to_v1
+        holey=$(timed_merge holey-merge)
+        check_merged dmholey "$delay" "$holey"
+        remove_disks
+        rows+="$delay $stock $holey"$'\n'
+    done
+    printf '%s' "$rows" >/exchange/timing
+}
+
+# check_merged WHO DELAY SECONDS
+check_merged() {
+    fact "$1, a flush takes $2 ms: $3 s"
+    same_now "what $1 has merged against v2" /dev/mapper/origin "$V2"
+}
+
+# timed_merge TARGET: the seconds, on the standard output.
+timed_merge() {
+    local begun
+    put "$UPDATE" /dev/mapper/store
+    drop_caches
+    begun=$(now)
+    overlay merging "$1" /dev/mapper/origin /dev/mapper/store
+    dmholey --quiet merge merging --wait --interval 0.02 >/dev/null
+    since "$begun"
+    dmsetup remove merging
+}
+
+back_to_v1() {
+    drop_caches
+    dmholey --quiet cow apply --offline "$DOWNGRADE" --to /dev/mapper/origin >/dev/null
+}
+
+# make_disks FLUSH_MS: origin, with v1, and store. Every block that will be written is written once before, so that
+# nobody pays for its first use.
+make_disks() {
+    modprobe null_blk nr_devices=0
+    modprobe dm-delay
+    make_disk origin "$1" "$(size_of "$V1")"
+    make_disk store "$1" "$(size_of "$UPDATE")"
+    dd if="$V1" of=/dev/mapper/origin bs=1M conv=notrunc,sparse status=none
+    dmholey --quiet cow apply --offline "$UPDATE" --to /dev/mapper/origin >/dev/null
+    back_to_v1
+    same_now "v1 on the disk in memory" /dev/mapper/origin "$V1"
+}
+
+# make_disk NAME FLUSH_MS BYTES
+make_disk() {
+    local knobs=/sys/kernel/config/nullb/$1 sectors
+    mkdir "$knobs"
+    echo 1 >"$knobs/memory_backed"
+    echo 4096 >"$knobs/blocksize"
+    echo $((($3 + 1048575) / 1048576)) >"$knobs/size"
+    [ "$2" -eq 0 ] || echo 64 >"$knobs/cache_size"
+    echo 1 >"$knobs/power"
+    sectors=$(blockdev --getsz "/dev/$1")
+    dmsetup create "$1" --table "0 $sectors delay /dev/$1 0 0 /dev/$1 0 0 /dev/$1 0 $2"
+}
+
+remove_disks() {
+    local name
+    for name in origin store; do
+        dmsetup remove "$name"
+        echo 0 >"/sys/kernel/config/nullb/$name/power"
+        rmdir "/sys/kernel/config/nullb/$name"
+    done
+}
