@@ -11,7 +11,6 @@
 //! The exceptions of a commit are settled when it is durable and when the readers that might still
 //! be reading their chunks from the origin are gone.
 
-use crate::copier::run_of;
 use crate::copier::Copier;
 use crate::copier::LINGER_MS;
 use crate::dm::without_io;
@@ -25,6 +24,7 @@ use crate::overlay::Overlay;
 use crate::overlay::Role;
 use crate::overlay::State;
 use crate::overlay::Waiters;
+use crate::snapshot_io::run_of;
 use crate::store;
 use core::mem;
 use kernel::prelude::*;
@@ -52,12 +52,15 @@ impl WorkItem for Copier {
         let Some(overlay) = this.overlay() else {
             return;
         };
+        // After a handover the worker of the source may still be at it.
+        let _worker = overlay.worker.lock();
         loop {
             let chore = next_chore(&mut overlay.state.lock());
             let Some(chore) = chore else {
                 break;
             };
             let go_on = without_io(|| attend(&this, overlay, chore));
+            overlay.changed.wake();
             if !go_on {
                 break;
             }
@@ -120,7 +123,8 @@ fn linger(this: &Arc<Copier>, overlay: &Overlay) -> bool {
 /// Finishes fresh writes whose chunks could not be mapped where they ended.
 fn finish(this: &Arc<Copier>, overlay: &Overlay, mut bios: Bios) {
     while let Some(mut bio) = bios.pop() {
-        let run = run_of(bio.data());
+        let tag = *bio.data();
+        let run = run_of(&tag);
         bio.data().role = Role::Plain;
         let mut writes = Bios::default();
         let mapped = this.map_run(overlay, run, &mut writes);
@@ -135,8 +139,8 @@ fn finish(this: &Arc<Copier>, overlay: &Overlay, mut bios: Bios) {
         }
         if !mapped {
             bio.end_error();
-        } else if bio.is_fua() {
-            Copier::await_durable(overlay, bio);
+        } else if tag.durable {
+            overlay.await_durable(bio);
         } else {
             bio.end_ok();
         }
@@ -172,7 +176,10 @@ fn write_origin(this: &Arc<Copier>, mut bios: Bios) {
 
 /// Makes the header say that the store is invalid, then lets everybody go on.
 fn declare_invalid(this: &Arc<Copier>, overlay: &Overlay) {
-    if store::write_header(&this.io, this.cow_device(), overlay, false).is_err() {
+    let mut area = overlay.area.lock();
+    let marked = store::mark_invalid(&this.io, this.cow_device(), overlay, &mut area.zeros);
+    drop(area);
+    if marked.is_err() {
         pr_err!(
             "COW device {}: the header could not be marked invalid; do not activate it again\n",
             this.cow_number()
@@ -195,12 +202,16 @@ fn declare_invalid(this: &Arc<Copier>, overlay: &Overlay) {
 
 fn commit(this: &Arc<Copier>, overlay: &Overlay) {
     let mut area = overlay.area.lock();
-    let result = write_commit(this, overlay, &mut area);
-    overlay.note_area(area.image.area());
-    drop(area);
-    match result {
-        Ok(()) => settle(this, overlay),
-        Err(_) => Copier::invalidate(this, "writing an exception area failed"),
+    match write_commit(this, overlay, &mut area) {
+        Ok(()) => {
+            overlay.note_area(area.image.area());
+            drop(area);
+            settle(this, overlay);
+        }
+        Err(_) => {
+            drop(area);
+            Copier::invalidate(this, "writing an exception area failed");
+        }
     }
 }
 
@@ -214,7 +225,13 @@ fn write_commit(this: &Arc<Copier>, overlay: &Overlay, area: &mut Area) -> Resul
     } = area;
     let (io, cow) = (&this.io, this.cow_device());
     store::prepare(io, cow, overlay, image, zeros)?;
-    take(overlay, |entry| image.push(entry));
+    if take(overlay, |entry| image.push(entry)) == 0 {
+        // The COW device may have grown since it was looked at: then the next area is on it now.
+        store::prepare(io, cow, overlay, image, zeros)?;
+        if take(overlay, |entry| image.push(entry)) == 0 {
+            return Err(ENOSPC);
+        }
+    }
     let mut spilled = false;
     if image.is_full() {
         let first = image.area().saturating_add(1);

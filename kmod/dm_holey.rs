@@ -28,6 +28,7 @@ mod origin;
 mod origin_set;
 mod overlay;
 mod snapshot;
+mod snapshot_io;
 mod store;
 
 use crate::dm::Registration;

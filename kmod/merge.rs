@@ -142,9 +142,17 @@ impl Target for MergeTarget {
 
     fn create(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError> {
         let line = Line::open(setup, args, Access::Write)?;
-        let origin = Origin::get(line.origin.number()).map_err(failed)?;
+        let set = Origin::get(line.origin.number()).map_err(failed)?;
         let io = IoClient::new().map_err(failed)?;
-        let overlay = match origin.user_of(line.cow.number(), None) {
+        let _opening = set.opening.lock();
+        if set.has_merge() {
+            pr_err!(
+                "origin {}: another overlay is being merged into it\n",
+                line.origin.number()
+            );
+            return Err(CtrError::new(EINVAL, c"The origin has a merge already"));
+        }
+        let overlay = match set.user_of(line.cow.number(), None) {
             // Its exceptions are handed over when this table is resumed.
             Some(_) => None,
             None => {
@@ -154,19 +162,11 @@ impl Target for MergeTarget {
             }
         };
         setup.set_flush_bios(2);
+        let origin = Origin::get(line.origin.number()).map_err(failed)?;
         let merge = Merge::new(origin, line, io, setup, overlay).map_err(failed)?;
-        if merge.origin.add_merge(&merge).is_err() {
-            pr_err!(
-                "origin {}: another overlay is being merged into it\n",
-                merge.origin_device.number()
-            );
-            return Err(CtrError::new(EINVAL, c"The origin has a merge already"));
-        }
-        let kept = merge.clone();
-        KBox::pin(Self { merge }, GFP_KERNEL).map_err(|_| {
-            kept.origin.remove_merge(&kept);
-            failed(ENOMEM)
-        })
+        let target = KBox::pin(Self { merge }, GFP_KERNEL).map_err(|_| failed(ENOMEM))?;
+        set.add_merge(&target.merge).map_err(failed)?;
+        Ok(target)
     }
 
     fn teardown(&self) {
@@ -188,6 +188,10 @@ impl Target for MergeTarget {
 
     fn presuspend(&self) {
         self.merge.stopping.store(true, Ordering::Release);
+    }
+
+    fn presuspend_undo(&self) {
+        Merge::start(&self.merge);
     }
 
     fn postsuspend(&self) {
@@ -278,7 +282,7 @@ impl Merge {
 
     /// Takes the exceptions of a suspended snapshot over. Sleeps until they are all committed.
     fn take_over(&self, source: &Arc<Copier>) {
-        source.retire();
+        self.origin.retire(source);
         Copier::settle(source);
         if let Some(overlay) = source.overlay() {
             self.overlay.populate(overlay.clone());
@@ -322,10 +326,19 @@ impl Merge {
         }
     }
 
+    /// Where a chunk is. An overlay that is not valid counts for nothing.
+    fn lookup(&self, overlay: &Overlay, chunk: u64) -> Option<Extent> {
+        if overlay.is_usable() {
+            overlay.lookup(chunk)
+        } else {
+            Some(Extent::Unmapped { len: u64::MAX })
+        }
+    }
+
     fn map_read(&self, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
         let size = overlay.chunk();
         let (chunk, offset) = (size.chunk_of(bio.sector()), size.offset_of(bio.sector()));
-        match overlay.lookup(chunk) {
+        match self.lookup(overlay, chunk) {
             None => bio.kill(),
             Some(Extent::Mapped { cow, len }) => {
                 bio.shorten(size.sector_of(len).saturating_sub(offset));
@@ -346,7 +359,7 @@ impl Merge {
         // counted before.
         let ticket = self.writers.enter();
         let mut state = self.state.lock();
-        let found = overlay.lookup(chunk);
+        let found = self.lookup(overlay, chunk);
         if let Some(Extent::Mapped { cow, len }) = found {
             let most = len.min(size.chunks_covering(offset + u64::from(bio.sectors())));
             let (inside, alike) = state.alike(chunk, most);
@@ -391,6 +404,8 @@ impl Merge {
     /// Merges the last window of the list. False if the list is empty. Sleeps.
     fn merge_window(self: &Arc<Self>, overlay: &Overlay) -> Result<bool> {
         let mut area = overlay.area.lock();
+        // What a torn write has left behind the end of the list would be taken up by stock.
+        store::scrub(&self.io, &self.cow_device, overlay, &mut area.image)?;
         let listed = area.image.listed();
         if listed == 0 {
             return Ok(false);
@@ -453,6 +468,11 @@ impl Merge {
                 area.spill.load(n, &buffer, slot);
             }
             while let Some(entry) = entry_at(&buffer, slot) {
+                // The list was checked when it was loaded; the device may have changed since.
+                match overlay.lookup(entry.origin) {
+                    Some(Extent::Mapped { cow, .. }) if cow == entry.cow => {}
+                    _ => return Err(EIO),
+                }
                 entries.push_within_capacity(entry).map_err(|_| EIO)?;
                 slot += 1;
             }

@@ -33,6 +33,7 @@ impl Target for OriginTarget {
     type Data = Tag;
 
     const VERSION: [u32; 3] = [1, 9, 0];
+    const IS_MEASURED: bool = false;
 
     fn create(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError> {
         let (1, Some(path)) = (args.len(), args.get(0)) else {

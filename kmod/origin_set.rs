@@ -29,8 +29,10 @@ use crate::holey_core::index::Run;
 use crate::merge::Merge;
 use crate::overlay::Bio;
 use core::ops::Deref;
+use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::sync::Mutex;
 
 /// Copies that can be started when memory is short.
 const RESERVED_TASKS: u16 = 16;
@@ -52,6 +54,9 @@ pub(crate) struct OriginSet {
     number: DeviceNumber,
     kcopyd: Kcopyd,
     tasks: Arc<MemPool<CopyTask>>,
+    /// Held while a store is looked for, opened and added, so that none is opened twice.
+    #[pin]
+    pub(crate) opening: Mutex<()>,
     #[pin]
     members: IrqLock<Members>,
 }
@@ -84,6 +89,7 @@ impl Origin {
                 number,
                 kcopyd: Kcopyd::new()?,
                 tasks: MemPool::new(RESERVED_TASKS)?,
+                opening <- new_mutex!((), "holey_opening"),
                 members <- new_irq_lock!(Members::default(), c"holey_members"),
             }? Error),
             GFP_KERNEL,
@@ -123,7 +129,15 @@ enum Verdict {
     /// Copies that were just begun in the tables of the copiers and have to be sent.
     Copy(CopyTask),
     /// An exception that is not stable yet.
-    Wait(Arc<Copier>, u64),
+    Wait(Wait),
+}
+
+/// The chunk of a copier that a write waits for. The pass is dropped last: whoever tears the
+/// copier down waits for it.
+struct Wait {
+    copier: Arc<Copier>,
+    chunk: u64,
+    _pass: Pass,
 }
 
 impl OriginSet {
@@ -134,7 +148,7 @@ impl OriginSet {
             match self.survey(start, sectors) {
                 Verdict::Clear => return Some(bio),
                 Verdict::Copy(task) => self.copy(task),
-                Verdict::Wait(copier, chunk) => bio = copier.park(chunk, bio)?,
+                Verdict::Wait(wait) => bio = wait.copier.park(wait.chunk, bio)?,
             }
         }
     }
@@ -146,6 +160,17 @@ impl OriginSet {
             .copiers
             .iter()
             .all(|copier| copier.is_stable(start, sectors))
+    }
+
+    /// Takes the exceptions of a copier away. No copy is begun for it from then on.
+    pub(crate) fn retire(&self, copier: &Copier) {
+        let _members = self.members.lock();
+        copier.retire();
+    }
+
+    /// Whether there is a merge.
+    pub(crate) fn has_merge(&self) -> bool {
+        !self.members.lock().merges.is_empty()
     }
 
     /// Gives the exceptions of `source` to `receiver` in one step, so that the origin is protected
@@ -171,7 +196,7 @@ impl OriginSet {
             match self.survey(start, sectors) {
                 Verdict::Clear => return,
                 Verdict::Copy(task) => self.copy(task),
-                Verdict::Wait(copier, chunk) => copier.wait_for(chunk),
+                Verdict::Wait(wait) => wait.copier.wait_for(wait.chunk),
             }
         }
     }
@@ -274,14 +299,18 @@ impl OriginSet {
                 }
                 Standing::Unstable(chunk) => {
                     if wait.is_none() {
-                        wait = Some((copier.clone(), chunk));
+                        wait = Some(Wait {
+                            copier: copier.clone(),
+                            chunk,
+                            _pass: copier.enter(),
+                        });
                     }
                 }
             }
         }
         match (task, wait) {
             (Some(task), _) => Verdict::Copy(task),
-            (None, Some((copier, chunk))) => Verdict::Wait(copier, chunk),
+            (None, Some(wait)) => Verdict::Wait(wait),
             (None, None) => Verdict::Clear,
         }
     }
@@ -355,7 +384,7 @@ impl CopyTask {
         let end = self
             .size
             .sector_of(self.origin.saturating_add(self.chunks))
-            .min(self.first.copier.origin_sectors());
+            .min(self.first.copier.origin_device().sectors());
         end.saturating_sub(start)
     }
 }

@@ -5,11 +5,16 @@
 //! An overlay has no devices: it outlives the table that made it when another table takes its
 //! exceptions over. A snapshot or a merge target drives it.
 //!
-//! Lock order, outermost first; nobody sleeps inside the second:
+//! Lock order, outermost first. The first four are mutexes, inside the others nobody sleeps:
 //!
-//! 1. [`Overlay::area`], a mutex: whoever writes metadata.
-//! 2. the members of an origin (`origin_set.rs`), with interrupts off;
-//! 3. [`Overlay::state`], with interrupts off.
+//! 1. `opening` of an origin (`origin_set.rs`): whoever opens a store;
+//! 2. [`Overlay::worker`]: whoever attends to an overlay;
+//! 3. [`Overlay::area`]: whoever writes metadata;
+//! 4. `growing` of an overlay: whoever gives its index memory;
+//! 5. the members of an origin (`origin_set.rs`), with interrupts off;
+//! 6. [`Overlay::state`], with interrupts off.
+//!
+//! A merge holds its own overlay's area while it waits for other overlays of the same origin.
 
 use crate::arena::Arena;
 use crate::dm::new_irq_lock;
@@ -22,13 +27,17 @@ use crate::dm::WaitQueue;
 use crate::holey_core::alloc::Allocator;
 use crate::holey_core::area::AreaImage;
 use crate::holey_core::epoch::Epochs;
+use crate::holey_core::epoch::Ticket;
 use crate::holey_core::format::ChunkSize;
+use crate::holey_core::format::Exception;
 use crate::holey_core::format::Layout;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::Index;
 use crate::holey_core::index::IndexWriter;
+use crate::holey_core::index::Run;
 use crate::holey_core::pending;
 use crate::holey_core::pending::Pending;
+use crate::holey_core::pending::State as Progress;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicUsize;
@@ -42,6 +51,8 @@ use kernel::sync::Mutex;
 const SLOTS: usize = 2048;
 /// Holes in the COW device that are remembered for reuse.
 const HOLES: usize = 1024;
+/// A commit is started without being asked for when so many exceptions are ready.
+const MANY_READY: u64 = 512;
 /// The index gets another segment when fewer nodes than this are free.
 const FEW_NODES: u32 = 32;
 
@@ -52,6 +63,9 @@ pub(crate) struct Tag {
     pub(crate) role: Role,
     /// The epoch it was counted in, for readers and writers that are tracked.
     pub(crate) epoch: u8,
+    /// It has to be durable, mapping included, when it ends. The bio's own flag is gone by then if
+    /// the device below has no cache.
+    pub(crate) durable: bool,
     /// A flush that the COW device has to see, too.
     pub(crate) forward: bool,
     /// Chunks that a fresh write fills.
@@ -150,6 +164,40 @@ impl State {
             Condition::Invalid => true,
         }
     }
+
+    /// Whether the worker has to be told: it has something to do at once, or `fresh` exceptions
+    /// that have just become ready are the first ones, which it lets wait for company.
+    pub(crate) fn needs_worker(&self, fresh: u64) -> bool {
+        self.has_urgent_work() || fresh != 0 && self.pending.ready_len() == fresh
+    }
+
+    /// Marks a chunk as wanted by somebody who waits for it. False if there is nothing to wait for.
+    pub(crate) fn ask_to_settle(&mut self, chunk: u64) -> bool {
+        match self.condition {
+            Condition::Valid => {}
+            Condition::Invalidating => return true,
+            Condition::Invalid => return false,
+        }
+        if let Some(slot) = self.pending.find(chunk) {
+            if slot.state() == Progress::Ready {
+                let ticket = slot.ticket();
+                self.wanted = self.wanted.max(ticket);
+            }
+            return true;
+        }
+        let full = self.pending.room() == 0;
+        if full {
+            self.wanted = self.pending.issued();
+        }
+        full
+    }
+
+    /// Puts a bio behind all that is ready now.
+    pub(crate) fn await_durable(&mut self, mut bio: Bio) {
+        bio.data().ticket = self.pending.issued();
+        self.wanted = self.pending.issued();
+        self.flushes.push(bio);
+    }
 }
 
 /// Whoever writes metadata has this.
@@ -174,8 +222,13 @@ pub(crate) struct Overlay {
     pub(crate) changed: WaitQueue,
     #[pin]
     pub(crate) state: IrqLock<State>,
+    /// Held by the worker that attends to the overlay.
+    #[pin]
+    pub(crate) worker: Mutex<()>,
     #[pin]
     pub(crate) area: Mutex<Area>,
+    #[pin]
+    growing: Mutex<()>,
     young: AtomicUsize,
     usable: AtomicBool,
     few_nodes: AtomicBool,
@@ -190,7 +243,7 @@ impl Overlay {
         let state = State {
             writer: IndexWriter::new(),
             pending: Pending::new(slots()?, KVVec::from_elem(0, SLOTS, GFP_KERNEL)?),
-            alloc: Allocator::new(layout, KVVec::from_elem(0, HOLES, GFP_KERNEL)?),
+            alloc: new_allocator(layout)?,
             condition: Condition::Valid,
             wanted: 0,
             flushes: Bios::default(),
@@ -211,7 +264,9 @@ impl Overlay {
                 readers: Epochs::new(),
                 changed <- new_wait_queue!(c"holey_overlay"),
                 state <- new_irq_lock!(state, c"holey_overlay"),
+                worker <- new_mutex!((), "holey_worker"),
                 area <- new_mutex!(area, "holey_area"),
+                growing <- new_mutex!((), "holey_growing"),
                 young: AtomicUsize::new(0),
                 usable: AtomicBool::new(true),
                 few_nodes: AtomicBool::new(true),
@@ -226,6 +281,11 @@ impl Overlay {
     /// The chunk size.
     pub(crate) fn chunk(&self) -> ChunkSize {
         self.layout.chunk()
+    }
+
+    /// An allocator for an empty store.
+    pub(crate) fn new_allocator(&self) -> Result<Allocator<KVVec<u64>>> {
+        new_allocator(self.layout)
     }
 
     /// Looks a chunk up; an index that cannot answer counts as an error of the device.
@@ -244,17 +304,15 @@ impl Overlay {
 
     /// Gives the index another segment. May sleep for memory.
     pub(crate) fn add_nodes(&self) -> Result {
-        let next = self.state.lock().writer.segments();
-        without_io(|| self.index.directory().grow(next))?;
-        let mut state = self.state.lock();
-        // Somebody else may have been faster; then both use the same segment.
-        if state.writer.segments() == next {
-            self.index
-                .add_segment(&mut state.writer)
-                .map_err(|_| ENOMEM)?;
-        }
-        self.note(&state);
-        Ok(())
+        without_io(|| {
+            let _growing = self.growing.lock();
+            let next = self.state.lock().writer.segments();
+            self.index.directory().grow(next)?;
+            let mut state = self.state.lock();
+            let added = self.index.add_segment(&mut state.writer);
+            self.note(&state);
+            added.map_err(|_| ENOMEM)
+        })
     }
 
     /// Publishes what lock-free readers look at. Called before the lock is released whenever
@@ -312,6 +370,67 @@ impl Overlay {
     pub(crate) fn condition(&self) -> Condition {
         self.state.lock().condition
     }
+
+    /// Takes slots for a run. The caller has checked that there is room and that no chunk of it
+    /// has a slot.
+    pub(crate) fn insert_slots(&self, state: &mut State, run: Run) {
+        for n in 0..run.len {
+            state.pending.insert(Exception {
+                origin: run.origin + n,
+                cow: run.cow + n,
+            });
+        }
+        self.note(state);
+    }
+
+    /// The run is mapped: queues it for the next commit. The writes that waited for it go to
+    /// `writes`.
+    pub(crate) fn publish(&self, state: &mut State, run: Run, writes: &mut Bios) {
+        let mut wanted = state.wanted;
+        for n in 0..run.len {
+            if let Some(slot) = state.pending.ready(run.origin + n) {
+                writes.append(&mut slot.waiters.writes);
+                if !slot.waiters.origin.is_empty() {
+                    wanted = wanted.max(slot.ticket());
+                }
+            }
+        }
+        if state.pending.ready_len() >= MANY_READY {
+            wanted = state.pending.issued();
+        }
+        state.wanted = wanted;
+        self.note(state);
+    }
+
+    /// The run will not be mapped: frees its slots. Origin writes that waited are tried again.
+    pub(crate) fn abandon(&self, state: &mut State, run: Run, writes: &mut Bios) {
+        for n in 0..run.len {
+            if let Some((_, mut waiters)) = state.pending.abandon(run.origin + n) {
+                writes.append(&mut waiters.writes);
+                state.blocked.origin.append(&mut waiters.origin);
+            }
+        }
+        self.note(state);
+    }
+
+    /// Ends a write once everything that is ready now is durable. The caller kicks the worker.
+    pub(crate) fn await_durable(&self, bio: Bio) {
+        self.state.lock().await_durable(bio);
+    }
+
+    /// Counts a reader out.
+    pub(crate) fn leave(&self, ticket: Ticket) {
+        if self.readers.leave(ticket) {
+            self.changed.wake();
+        }
+    }
+}
+
+fn new_allocator(layout: Layout) -> Result<Allocator<KVVec<u64>>> {
+    Ok(Allocator::new(
+        layout,
+        KVVec::from_elem(0, HOLES, GFP_KERNEL)?,
+    ))
 }
 
 fn slots() -> Result<Slots> {

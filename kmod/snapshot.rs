@@ -133,27 +133,25 @@ impl Target for Snapshot {
 
     fn create(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError> {
         let line = Line::open(setup, args, Access::Read)?;
-        let origin = Origin::get(line.origin.number()).map_err(failed)?;
-        if origin.is_merging(line.cow.number()) {
+        let set = Origin::get(line.origin.number()).map_err(failed)?;
+        let _opening = set.opening.lock();
+        if set.is_merging(line.cow.number()) {
             return Err(CtrError::new(EBUSY, c"The COW device is being merged"));
         }
-        let overlay = match origin.user_of(line.cow.number(), None) {
+        let overlay = match set.user_of(line.cow.number(), None) {
             // Its exceptions are handed over when this table is resumed.
             Some(_) => None,
-            None => Some(
-                IoClient::new()
-                    .map_err(store::StoreError::from)
-                    .and_then(|io| {
-                        let sectors = setup.sectors();
-                        store::open(&io, &line.origin, &line.cow, sectors, line.store.chunk)
-                    })
-                    .map_err(|error| error.report(&line.cow))?,
-            ),
+            None => {
+                let io = IoClient::new().map_err(failed)?;
+                let chunk = line.store.chunk;
+                let opened = store::open(&io, &line.origin, &line.cow, setup.sectors(), chunk);
+                Some(opened.map_err(|error| error.report(&line.cow))?)
+            }
         };
         setup.set_flush_bios(1);
         setup.set_write_cache();
         let copier = Copier::new(
-            origin,
+            Origin::get(line.origin.number()).map_err(failed)?,
             line.origin,
             line.cow,
             setup.sectors(),
@@ -161,14 +159,15 @@ impl Target for Snapshot {
             setup.table(),
         )
         .map_err(failed)?;
-        copier.origin.add_copier(&copier).map_err(failed)?;
-        let place = KBox::pin(Self { copier }, GFP_KERNEL);
-        place.map_err(|_| failed(ENOMEM))
+        let target = KBox::pin(Self { copier }, GFP_KERNEL).map_err(|_| failed(ENOMEM))?;
+        set.add_copier(&target.copier).map_err(failed)?;
+        Ok(target)
     }
 
     fn teardown(&self) {
-        Copier::shut_down(&self.copier);
+        // Out of the set first: from then on nobody finds it and asks it for copies.
         self.copier.origin.remove_copier(&self.copier);
+        Copier::shut_down(&self.copier);
     }
 
     fn map(&self, bio: NewBio<Tag>) -> Mapped {
@@ -180,9 +179,7 @@ impl Target for Snapshot {
     }
 
     fn postsuspend(&self) {
-        if !self.copier.is_retired() {
-            Copier::settle(&self.copier);
-        }
+        Copier::commit_all(&self.copier);
         self.copier.set_suspended(true);
     }
 
@@ -211,6 +208,11 @@ impl Target for Snapshot {
 
     fn status(&self, kind: StatusKind, out: &mut Status<'_>) {
         let copier = &self.copier;
+        if kind == StatusKind::Info && copier.is_retired() {
+            // Its exceptions belong to another table.
+            let _ = write!(out, "Invalid");
+            return;
+        }
         let overlay = copier.overlay().filter(|_| !copier.is_retired());
         write_status(
             kind,

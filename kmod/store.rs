@@ -20,6 +20,7 @@ use crate::holey_core::format::SECTOR_SIZE;
 use crate::holey_core::index::IndexError;
 use crate::overlay::Condition;
 use crate::overlay::Overlay;
+use core::mem;
 use kernel::alloc::AllocError;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -156,26 +157,52 @@ fn read_header(io: &IoClient, cow: &Device) -> Result<Option<Header>, StoreError
 
 /// Makes an empty store: the end of the list is durable before the header says that there is one.
 fn format(io: &IoClient, cow: &Device, overlay: &Overlay) -> Result<(), StoreError> {
-    let area = overlay.area.lock();
+    let mut area = overlay.area.lock();
     let sector = overlay.chunk().sector_of(overlay.layout.area_chunk(0));
     let whole = 0..area.zeros.len();
-    io.write(cow, sector, &area.zeros, whole, Durability::Volatile)?;
-    write_header(io, cow, overlay, true)?;
+    io.write(
+        cow,
+        sector,
+        &area.zeros,
+        whole.clone(),
+        Durability::Volatile,
+    )?;
+    write_header(io, cow, overlay, true, &mut area.zeros, whole)?;
     Ok(())
 }
 
-/// Writes the header durably, after all that was written before. Sleeps.
-pub(crate) fn write_header(io: &IoClient, cow: &Device, overlay: &Overlay, valid: bool) -> Result {
-    let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;
+/// Makes the header say, durably, that the store is not to be used. `zeros` is one chunk of zeros
+/// to work with: there may be no other memory. Sleeps.
+pub(crate) fn mark_invalid(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    zeros: &mut IoBuffer,
+) -> Result {
+    write_header(io, cow, overlay, false, zeros, 0..block_bytes(cow))
+}
+
+/// Writes the first bytes (`part`) of the header's chunk durably, after all that was written before.
+fn write_header(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    valid: bool,
+    zeros: &mut IoBuffer,
+    part: core::ops::Range<usize>,
+) -> Result {
     let header = Header {
         valid,
         chunk: overlay.chunk(),
     };
-    if let Some(place) = buffer.get_mut(..HEADER_LEN) {
+    if let Some(place) = zeros.get_mut(..HEADER_LEN) {
         place.copy_from_slice(&header.encode());
     }
-    let whole = 0..buffer.len();
-    io.write(cow, 0, &buffer, whole, Durability::FlushedAndDurable)
+    let written = io.write(cow, 0, zeros, part, Durability::FlushedAndDurable);
+    if let Some(place) = zeros.get_mut(..HEADER_LEN) {
+        place.fill(0);
+    }
+    written
 }
 
 /// Reads the list of exceptions into the index.
@@ -211,8 +238,11 @@ fn load(io: &IoClient, cow: &Device, overlay: &Overlay, bounds: Bounds) -> Resul
     metadata.image.load(area, &buffer, usize::MAX);
     let listed = metadata.image.listed();
     overlay.note_area(area);
-    let mut state = overlay.state.lock();
-    state.alloc.restore(listed, highest, &used);
+    // Looking for holes may take long: not under the lock.
+    let mut alloc = overlay.new_allocator()?;
+    alloc.restore(listed, highest, &used);
+    let old = mem::replace(&mut overlay.state.lock().alloc, alloc);
+    drop(old);
     Ok(())
 }
 

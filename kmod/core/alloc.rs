@@ -49,15 +49,26 @@ impl<H: DerefMut<Target = [u64]>> Allocator<H> {
         self.next_free = self.layout.skip_metadata(highest.saturating_add(1));
         self.in_use = listed;
         self.hole_count = 0;
-        let spread = highest.saturating_sub(Layout::FIRST_DATA);
-        if listed > spread {
-            return;
-        }
+        let mut holes = self.data_chunks_up_to(highest).saturating_sub(listed);
         for chunk in Layout::FIRST_DATA..highest {
-            if !self.layout.is_metadata(chunk) && !used.is_used(chunk) && !self.keep_hole(chunk) {
+            if holes == 0 {
                 return;
             }
+            if !self.layout.is_metadata(chunk) && !used.is_used(chunk) {
+                holes -= 1;
+                if !self.keep_hole(chunk) {
+                    return;
+                }
+            }
         }
+    }
+
+    /// How many chunks up to `highest` can hold data.
+    fn data_chunks_up_to(&self, highest: u64) -> u64 {
+        let areas = highest.saturating_sub(1) / (self.layout.entries() + 1);
+        highest
+            .saturating_sub(Layout::FIRST_DATA - 1)
+            .saturating_sub(areas)
     }
 
     /// Takes up to `want` consecutive chunks of a device that has `cow_chunks` now; fewer, if the

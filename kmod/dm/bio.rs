@@ -27,6 +27,7 @@ use core::ops::DerefMut;
 use core::ptr;
 use core::ptr::NonNull;
 use kernel::bindings::bio;
+use kernel::bindings::blk_status_t;
 
 /// `BLK_STS_IOERR` of `include/linux/blk_types.h`.
 const STATUS_IO_ERROR: u8 = 10;
@@ -90,7 +91,8 @@ impl<D> Bio<D> {
         self.flags() & 1 != 0
     }
 
-    /// Whether its data has to be durable when it ends.
+    /// Whether its data has to be durable when it ends. True only on the way down: a device
+    /// without a volatile cache takes the flag off.
     pub(crate) fn is_fua(&self) -> bool {
         self.flags() & super::flags::FUA != 0
     }
@@ -215,18 +217,23 @@ impl<D> DerefMut for NewBio<D> {
 /// A bio that the device has finished. May be met in interrupt context.
 pub(crate) struct EndedBio<D> {
     bio: Bio<D>,
-    ok: bool,
+    status: *mut blk_status_t,
 }
 
 impl<D> EndedBio<D> {
     /// Wraps the bio that `end_io` gets.
-    pub(super) fn new(bio: Bio<D>, ok: bool) -> Self {
-        Self { bio, ok }
+    ///
+    /// # Safety
+    ///
+    /// `status` is valid until `end_io` returns.
+    pub(super) unsafe fn new(bio: Bio<D>, status: *mut blk_status_t) -> Self {
+        Self { bio, status }
     }
 
     /// Whether it succeeded.
     pub(crate) fn succeeded(&self) -> bool {
-        self.ok
+        // SAFETY: By the contract of `new`.
+        unsafe { *self.status == 0 }
     }
 
     /// The target's data.
@@ -234,15 +241,17 @@ impl<D> EndedBio<D> {
         self.bio.data()
     }
 
-    /// Whether it was to be durable when done.
-    pub(crate) fn is_fua(&self) -> bool {
-        self.bio.is_fua()
-    }
-
     /// Lets it end, with the status that it has.
     pub(crate) fn done(self) -> Ended {
         let _ = self.bio.into_raw();
         Ended::done()
+    }
+
+    /// Lets it end with an I/O error.
+    pub(crate) fn fail(self) -> Ended {
+        // SAFETY: `end_io` passes a status that is valid while the bio is in its hands.
+        unsafe { *self.status = STATUS_IO_ERROR };
+        self.done()
     }
 
     /// Keeps it, to be ended later.

@@ -18,6 +18,10 @@ use kernel::prelude::*;
 /// How many places one copy can write to.
 pub(crate) const MAX_DESTINATIONS: usize = bindings::DM_KCOPYD_MAX_REGIONS as usize;
 
+/// A failed destination does not keep the rest of a copy from the others: without this, a copy in
+/// several pieces stops at the first error, and only the failed destination says so.
+const IGNORE_ERROR: c_uint = 1 << bindings::DM_KCOPYD_IGNORE_ERROR;
+
 /// What became of a copy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
@@ -96,7 +100,7 @@ impl Kcopyd {
                 &mut from,
                 count,
                 to.as_mut_ptr(),
-                0,
+                IGNORE_ERROR,
                 Some(done_callback::<J>),
                 PoolBox::into_raw(job),
             )

@@ -33,6 +33,7 @@ use kernel::ffi::c_uint;
 use kernel::ffi::c_void;
 use kernel::prelude::*;
 use kernel::str::CStr;
+use kernel::str::CStrExt;
 use kernel::sync::Arc;
 use kernel::types::Opaque;
 
@@ -86,6 +87,9 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
     /// The version of the target type, as `dmsetup targets` shows it.
     const VERSION: [u32; 3];
 
+    /// Whether it says something for integrity measurement; name and version are put before it.
+    const IS_MEASURED: bool = true;
+
     /// Makes a target from its table line. May sleep.
     fn create(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError>;
 
@@ -102,6 +106,9 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
 
     /// The device is about to be suspended; I/O still arrives. May sleep.
     fn presuspend(&self) {}
+
+    /// The device is not suspended after all. May sleep.
+    fn presuspend_undo(&self) {}
 
     /// The device is suspended; no bio is in the target. May sleep.
     fn postsuspend(&self) {}
@@ -242,11 +249,14 @@ impl Status<'_> {
     ///
     /// `result` is valid for writes of `len` bytes while the returned value lives.
     unsafe fn from_raw(result: *mut c_char, len: c_uint) -> Self {
-        Self {
-            // SAFETY: The caller promises it; the core has cleared the buffer.
-            buffer: unsafe { core::slice::from_raw_parts_mut(result.cast(), len as usize) },
-            used: 0,
+        // SAFETY: The caller promises it; bytes of any content are valid.
+        let buffer: &mut [u8] =
+            unsafe { core::slice::from_raw_parts_mut(result.cast(), len as usize) };
+        // The core measures the text with `strlen`, also when the target has none.
+        if let Some(first) = buffer.first_mut() {
+            *first = 0;
         }
+        Self { buffer, used: 0 }
     }
 }
 
@@ -340,6 +350,7 @@ impl<T: Target> Registration<T> {
                 None
             },
             presuspend: Some(presuspend::<T>),
+            presuspend_undo: Some(presuspend_undo::<T>),
             postsuspend: Some(postsuspend::<T>),
             preresume: Some(preresume::<T>),
             resume: Some(resume::<T>),
@@ -407,11 +418,10 @@ unsafe extern "C" fn ctr<T: Target>(
     // SAFETY: The core passes `argc` strings that it keeps until the constructor returns.
     let args = unsafe { Args::from_raw(argc as usize, argv.cast_const()) };
     let no_memory = CtrError::new(ENOMEM, c"Out of memory");
-    let made = T::create(&mut setup, args).and_then(|target| {
-        KBox::<Option<Instance<T>>>::new(None, GFP_KERNEL)
-            .map(|place| (target, place))
-            .map_err(|_| no_memory)
-    });
+    // What a target has set up is only undone by `dtr`, so nothing may fail after `create`.
+    let made = KBox::<Option<Instance<T>>>::new(None, GFP_KERNEL)
+        .map_err(|_| no_memory)
+        .and_then(|place| T::create(&mut setup, args).map(|target| (target, place)));
     match made {
         Ok((target, mut place)) => {
             *place = Some(Instance {
@@ -499,7 +509,7 @@ unsafe extern "C" fn end_io<T: Target>(
         return bindings::DM_ENDIO_DONE as c_int;
     };
     // SAFETY: The core passes a valid status, and the bio back to the target.
-    let bio = unsafe { EndedBio::new(Bio::from_raw(raw), *error == 0) };
+    let bio = unsafe { EndedBio::new(Bio::from_raw(raw), error) };
     instance.target.end_io(bio).0
 }
 
@@ -510,6 +520,16 @@ unsafe extern "C" fn presuspend<T: Target>(ti: *mut bindings::dm_target) {
     // SAFETY: By the contract of this function.
     if let Some(instance) = unsafe { instance::<T>(ti) } {
         instance.target.presuspend();
+    }
+}
+
+/// # Safety
+///
+/// Called by the core between `ctr::<T>` and `dtr::<T>`.
+unsafe extern "C" fn presuspend_undo<T: Target>(ti: *mut bindings::dm_target) {
+    // SAFETY: By the contract of this function.
+    if let Some(instance) = unsafe { instance::<T>(ti) } {
+        instance.target.presuspend_undo();
     }
 }
 
@@ -562,6 +582,19 @@ unsafe extern "C" fn status<T: Target>(
     // SAFETY: By the contract of this function.
     let (instance, mut out) = unsafe { (instance::<T>(ti), Status::from_raw(result, len)) };
     if let Some(instance) = instance {
+        if kind == StatusKind::Measurement && T::IS_MEASURED {
+            // SAFETY: The type of a target is set and its name is static.
+            let name = unsafe { CStr::from_char_ptr((*(*ti).type_).name) };
+            let [major, minor, patch] = T::VERSION;
+            // Writing to a status line does not fail: what does not fit is cut off.
+            let _ = fmt::Write::write_fmt(
+                &mut out,
+                format_args!(
+                    "target_name={},target_version={major}.{minor}.{patch}",
+                    name.to_str().unwrap_or_default()
+                ),
+            );
+        }
         instance.target.status(kind, &mut out);
     }
 }

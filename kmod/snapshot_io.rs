@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a snapshot does with the bios that are sent to it.
+//!
+//! - A read goes to the COW device if its chunk is there and to the origin if not.
+//! - A write to a chunk that is there goes to the COW device.
+//! - A write that covers whole chunks that are not there goes straight to new COW chunks, which
+//!   are mapped when it ends.
+//! - Any other write waits until its chunk has been copied.
+//!
+//! A write to the snapshot is acknowledged when its data is in the COW device; its exception is
+//! committed when a flush asks for it, when many have gathered, or after
+//! [`LINGER_MS`](crate::copier::LINGER_MS). So the device shows a volatile write cache, and what
+//! an acknowledged write may lose in a power cut is what a disk with such a cache may lose: the
+//! chunk reads as before.
+
+use crate::copier::Begin;
+use crate::copier::Copier;
+use crate::dm::Ended;
+use crate::dm::EndedBio;
+use crate::dm::Mapped;
+use crate::dm::NewBio;
+use crate::holey_core::alloc;
+use crate::holey_core::epoch::Ticket;
+use crate::holey_core::index::Extent;
+use crate::holey_core::index::Run;
+use crate::origin_set::CopyTask;
+use crate::overlay::Bio;
+use crate::overlay::Bios;
+use crate::overlay::Condition;
+use crate::overlay::Overlay;
+use crate::overlay::Role;
+use crate::overlay::State;
+use crate::overlay::Tag;
+use kernel::sync::Arc;
+
+/// What a write to the snapshot needs.
+enum Decision {
+    /// Its chunk and `len - 1` more are in the COW device, from chunk `cow` on.
+    Mapped { cow: u64, len: u64 },
+    /// Nothing: it fills the chunks of this run by itself.
+    Fresh(Run),
+    /// The origin's content, which is on its way.
+    Join(u64),
+    /// The origin's content, for which slots were just taken.
+    Copy(Run),
+    /// A slot, and there is none.
+    NoSlot,
+    /// A COW chunk, and there is none.
+    NoSpace,
+    /// A valid store.
+    Broken,
+}
+
+impl Copier {
+    /// Handles a bio that is sent to the snapshot.
+    pub(crate) fn map(this: &Arc<Self>, bio: NewBio<Tag>) -> Mapped {
+        let Some(overlay) = this.overlay() else {
+            return bio.kill();
+        };
+        if !overlay.is_usable() || this.is_retired() {
+            return bio.kill();
+        }
+        if bio.is_flush() {
+            Self::map_flush(this, overlay, bio)
+        } else if bio.is_write() {
+            Self::map_write(this, overlay, bio)
+        } else {
+            this.map_read(overlay, bio)
+        }
+    }
+
+    fn map_read(&self, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
+        let size = overlay.chunk();
+        let (chunk, offset) = (size.chunk_of(bio.sector()), size.offset_of(bio.sector()));
+        let mut ticket = None;
+        loop {
+            match overlay.lookup(chunk) {
+                None => break,
+                Some(Extent::Mapped { cow, len }) => {
+                    if let Some(ticket) = ticket {
+                        overlay.leave(ticket);
+                    }
+                    bio.shorten(size.sector_of(len).saturating_sub(offset));
+                    return bio.remap(self.cow_device(), size.sector_of(cow) + offset);
+                }
+                Some(Extent::Unmapped { len }) => match ticket {
+                    // Counted first and looked up again: see `epoch.rs`.
+                    None => ticket = Some(overlay.readers.enter()),
+                    Some(ticket) => {
+                        bio.shorten(size.sector_of(len).saturating_sub(offset));
+                        let tag = bio.data();
+                        tag.role = Role::Tracked;
+                        tag.epoch = ticket.to_raw();
+                        let sector = bio.sector();
+                        return bio.remap(self.origin_device(), sector);
+                    }
+                },
+            }
+        }
+        if let Some(ticket) = ticket {
+            overlay.leave(ticket);
+        }
+        bio.kill()
+    }
+
+    fn map_flush(this: &Arc<Self>, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
+        let mut state = overlay.state.lock();
+        if state.condition != Condition::Valid {
+            return bio.kill();
+        }
+        if state.pending.issued() == state.pending.durable() {
+            drop(state);
+            return bio.remap(this.cow_device(), 0);
+        }
+        // A commit that starts from now on flushes the COW device's cache; one that is under way
+        // may have done so before the writes that this flush is for.
+        bio.data().forward = state.pending.ready_len() == 0;
+        let (bio, held) = bio.hold();
+        state.await_durable(bio);
+        drop(state);
+        Self::kick(this);
+        held
+    }
+
+    fn map_write(this: &Arc<Self>, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
+        let size = overlay.chunk();
+        let (chunk, offset) = (size.chunk_of(bio.sector()), size.offset_of(bio.sector()));
+        let whole = if offset == 0 {
+            u64::from(bio.sectors()) >> size.shift()
+        } else {
+            0
+        };
+        let durable = bio.is_fua();
+        if let Some(Extent::Mapped { cow, len }) = overlay.lookup(chunk) {
+            bio.shorten(size.sector_of(len).saturating_sub(offset));
+            if durable {
+                bio.data().role = Role::Durable;
+            }
+            return bio.remap(this.cow_device(), size.sector_of(cow) + offset);
+        }
+        let _ = overlay.ensure_nodes();
+        let mut state = overlay.state.lock();
+        let decision = this.decide(overlay, &mut state, chunk, whole);
+        let chunks = match &decision {
+            Decision::Mapped { len, .. } => *len,
+            Decision::Fresh(run) => run.len,
+            _ => 1,
+        };
+        bio.shorten(size.sector_of(chunks).saturating_sub(offset));
+        match decision {
+            Decision::Mapped { cow, .. } => {
+                drop(state);
+                if durable {
+                    bio.data().role = Role::Durable;
+                }
+                bio.remap(this.cow_device(), size.sector_of(cow) + offset)
+            }
+            Decision::Fresh(run) => {
+                drop(state);
+                *bio.data() = fresh_tag(run, durable);
+                bio.remap(this.cow_device(), size.sector_of(run.cow))
+            }
+            other => {
+                let (bio, held) = bio.hold();
+                let task = this.keep(overlay, &mut state, other, bio);
+                if state.has_urgent_work() {
+                    Self::kick(this);
+                }
+                drop(state);
+                this.carry_on(task);
+                held
+            }
+        }
+    }
+
+    /// Tries again to write within one chunk. May sleep for memory.
+    pub(crate) fn write_again(this: &Arc<Self>, overlay: &Overlay, mut bio: Bio) {
+        let size = overlay.chunk();
+        let chunk = size.chunk_of(bio.sector());
+        let whole = u64::from(bio.sectors()) >> size.shift();
+        let mut state = overlay.state.lock();
+        match this.decide(overlay, &mut state, chunk, whole) {
+            Decision::Mapped { cow, .. } => {
+                drop(state);
+                this.direct(overlay, &mut bio, cow);
+                bio.submit();
+            }
+            Decision::Fresh(run) => {
+                drop(state);
+                *bio.data() = fresh_tag(run, bio.is_fua());
+                bio.set_target(this.cow_device(), size.sector_of(run.cow));
+                bio.submit();
+            }
+            other => {
+                let task = this.keep(overlay, &mut state, other, bio);
+                drop(state);
+                this.carry_on(task);
+            }
+        }
+    }
+
+    /// Decides about a write to `chunk`, of `whole` whole chunks or (0) a part of one.
+    fn decide(&self, overlay: &Overlay, state: &mut State, chunk: u64, whole: u64) -> Decision {
+        if state.condition != Condition::Valid {
+            return Decision::Broken;
+        }
+        let room = match overlay.lookup(chunk) {
+            None => return Decision::Broken,
+            Some(Extent::Mapped { cow, len }) => return Decision::Mapped { cow, len },
+            Some(Extent::Unmapped { len }) => len,
+        };
+        if state.pending.find(chunk).is_some() {
+            return Decision::Join(chunk);
+        }
+        match self.begin(overlay, state, chunk, whole.clamp(1, room)) {
+            Begin::Run(run) if whole > 0 => Decision::Fresh(run),
+            Begin::Run(run) => Decision::Copy(run),
+            Begin::NoSlot => Decision::NoSlot,
+            Begin::NoSpace => Decision::NoSpace,
+        }
+    }
+
+    /// Keeps a write that cannot go to the COW device yet, or ends it. Returns a copy to start.
+    fn keep(
+        self: &Arc<Self>,
+        overlay: &Overlay,
+        state: &mut State,
+        decision: Decision,
+        bio: Bio,
+    ) -> Option<CopyTask> {
+        let (chunk, task) = match decision {
+            Decision::Copy(run) => (
+                run.origin,
+                Some(CopyTask::new(self.clone(), run, overlay.chunk())),
+            ),
+            Decision::Join(chunk) => (chunk, None),
+            Decision::NoSlot => {
+                state.blocked.writes.push(bio);
+                state.wanted = state.pending.issued();
+                return None;
+            }
+            Decision::NoSpace => {
+                self.give_up(overlay, state, "the COW device is full");
+                state.blocked.writes.push(bio);
+                return None;
+            }
+            _ => {
+                self.give_up(overlay, state, "the exception index is inconsistent");
+                state.blocked.writes.push(bio);
+                return None;
+            }
+        };
+        if let Some(slot) = state.pending.find(chunk) {
+            slot.waiters.writes.push(bio);
+        }
+        task
+    }
+
+    fn carry_on(&self, task: Option<CopyTask>) {
+        if let Some(task) = task {
+            self.origin.copy(task);
+        }
+    }
+
+    /// Handles a bio that has ended. Atomic context.
+    ///
+    /// Once a bio has been given away here, the worker may end it, and with the last bio the
+    /// device may go: the worker is kicked under the lock, before it can see the bio.
+    pub(crate) fn end_io(this: &Arc<Self>, mut bio: EndedBio<Tag>) -> Ended {
+        let Some(overlay) = this.overlay() else {
+            return bio.done();
+        };
+        match bio.data().role {
+            Role::Plain => bio.done(),
+            Role::Tracked => {
+                overlay.leave(Ticket::from_raw(bio.data().epoch));
+                if overlay.is_usable() {
+                    bio.done()
+                } else {
+                    // The origin may have been written to since, without a copy.
+                    bio.fail()
+                }
+            }
+            Role::Durable => Self::written_durably(this, overlay, bio),
+            Role::Fresh => Self::filled(this, overlay, bio),
+        }
+    }
+
+    fn written_durably(this: &Arc<Self>, overlay: &Overlay, mut bio: EndedBio<Tag>) -> Ended {
+        bio.data().role = Role::Plain;
+        if !bio.succeeded() {
+            return bio.done();
+        }
+        let mut state = overlay.state.lock();
+        if state.condition != Condition::Valid {
+            return bio.fail();
+        }
+        if state.pending.issued() == state.pending.durable() {
+            return bio.done();
+        }
+        let (bio, held) = bio.hold();
+        state.await_durable(bio);
+        Self::kick(this);
+        held
+    }
+
+    /// A write has filled the chunks of a run, or failed to.
+    fn filled(this: &Arc<Self>, overlay: &Overlay, mut bio: EndedBio<Tag>) -> Ended {
+        let tag = *bio.data();
+        let run = run_of(&tag);
+        let mut state = overlay.state.lock();
+        if !bio.succeeded() {
+            bio.data().role = Role::Plain;
+            // The write fails; those who waited for its chunks try on their own.
+            let mut writes = Bios::default();
+            overlay.abandon(&mut state, run, &mut writes);
+            state.blocked.writes.append(&mut writes);
+            state.alloc.give_back(alloc::Run {
+                first: run.cow,
+                len: run.len,
+            });
+            Self::kick(this);
+            return bio.done();
+        }
+        let mapped = state.condition == Condition::Valid
+            && overlay.index.insert_run(&mut state.writer, run).is_ok();
+        if !mapped {
+            // The worker gives the index memory, or finds that the store is not valid.
+            let (bio, held) = bio.hold();
+            state.late.push(bio);
+            Self::kick(this);
+            return held;
+        }
+        bio.data().role = Role::Plain;
+        let mut writes = Bios::default();
+        overlay.publish(&mut state, run, &mut writes);
+        while let Some(mut write) = writes.pop() {
+            let chunk = overlay.chunk().chunk_of(write.sector());
+            this.direct(overlay, &mut write, run.cow + (chunk - run.origin));
+            state.send.push(write);
+        }
+        let ended = if tag.durable {
+            let (bio, held) = bio.hold();
+            state.await_durable(bio);
+            held
+        } else {
+            bio.done()
+        };
+        // The first one wakes the worker, which then waits for others to share its commit.
+        if state.needs_worker(run.len) {
+            Self::kick(this);
+        }
+        ended
+    }
+
+    /// Directs a write within one chunk at COW chunk `cow`.
+    pub(crate) fn direct(&self, overlay: &Overlay, bio: &mut Bio, cow: u64) {
+        let size = overlay.chunk();
+        let sector = size.sector_of(cow) + size.offset_of(bio.sector());
+        let durable = bio.is_fua();
+        *bio.data() = Tag {
+            role: if durable { Role::Durable } else { Role::Plain },
+            ..Tag::default()
+        };
+        bio.set_target(self.cow_device(), sector);
+    }
+}
+
+fn fresh_tag(run: Run, durable: bool) -> Tag {
+    Tag {
+        role: Role::Fresh,
+        durable,
+        origin: run.origin,
+        cow: run.cow,
+        chunks: run.len as u32,
+        ..Tag::default()
+    }
+}
+
+/// The run that a fresh write fills.
+pub(crate) fn run_of(tag: &Tag) -> Run {
+    Run {
+        origin: tag.origin,
+        cow: tag.cow,
+        len: u64::from(tag.chunks),
+    }
+}
