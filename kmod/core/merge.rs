@@ -77,7 +77,7 @@ pub struct Window<'a> {
 impl<'a> Window<'a> {
     /// Sorts the entries. No origin chunk may be in there twice.
     pub fn plan(entries: &'a mut [Exception]) -> Self {
-        entries.sort_unstable_by_key(|entry| entry.origin);
+        sort(entries);
         // INVARIANT: Just sorted.
         Self { entries }
     }
@@ -101,6 +101,41 @@ impl<'a> Window<'a> {
             rest: self.entries,
             most: most.max(1),
         }
+    }
+}
+
+/// Sorts by origin chunk, in place: heapsort, which needs no memory, has no bad case and costs
+/// little stack in a kernel thread.
+fn sort(entries: &mut [Exception]) {
+    for root in (0..entries.len() / 2).rev() {
+        sift_down(entries, root);
+    }
+    let mut rest = entries;
+    while let Some(last) = rest.len().checked_sub(1) {
+        rest.swap(0, last);
+        rest = match rest.split_last_mut() {
+            Some((_, before)) => before,
+            None => return,
+        };
+        sift_down(rest, 0);
+    }
+}
+
+/// Moves the entry at `root` down until no child of it is larger.
+fn sift_down(heap: &mut [Exception], mut root: usize) {
+    let key = |heap: &[Exception], at: usize| heap.get(at).map(|entry| entry.origin);
+    loop {
+        let (left, right) = (2 * root + 1, 2 * root + 2);
+        let child = if key(heap, right) > key(heap, left) {
+            right
+        } else {
+            left
+        };
+        if key(heap, child) <= key(heap, root) {
+            return;
+        }
+        heap.swap(root, child);
+        root = child;
     }
 }
 
@@ -156,6 +191,17 @@ mod tests {
         assert_eq!(window_start(layout(), 1000, 100), at(3, 132));
         assert_eq!(window_start(layout(), 1, 0), at(0, 0));
         assert_eq!(at(3, 132).index(layout()), 900);
+    }
+
+    #[test]
+    fn sorting_puts_any_order_right() {
+        for len in 0..200u64 {
+            let mut entries: Vec<_> = (0..len).map(|n| entry(n * 7919 % 211, n)).collect();
+            let mut want = entries.clone();
+            want.sort_unstable();
+            sort(&mut entries);
+            assert_eq!(entries, want);
+        }
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Leaf<'_> {
         let rest = self.rest(at);
         Run {
             origin: self.key(at),
-            cow: u64::from(self.0.get(COW_LOW + at)) | u64::from(rest >> 8) << 32,
+            cow: u64::from(self.0.get(COW_LOW + at)) | (u64::from(rest >> 8) << 32),
             len: u64::from(rest & 0xff) + 1,
         }
     }
@@ -152,7 +152,7 @@ impl Leaf<'_> {
         let word = if at & 1 == 0 {
             word & 0xffff_0000 | u32::from(rest)
         } else {
-            word & 0x0000_ffff | u32::from(rest) << 16
+            (word & 0x0000_ffff) | (u32::from(rest) << 16)
         };
         self.0.set(REST + at / 2, word);
     }
@@ -164,7 +164,7 @@ impl Leaf<'_> {
         self.0.set(COW_LOW + at, run.cow as u32);
         let high = ((run.cow >> 32) & 0xff) as u16;
         let less_one = (run.len.wrapping_sub(1) & 0xff) as u16;
-        self.set_rest(at, high << 8 | less_one);
+        self.set_rest(at, (high << 8) | less_one);
     }
 
     /// Copies run `from` of this leaf to place `to` of a leaf with the same base.

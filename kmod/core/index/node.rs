@@ -57,7 +57,7 @@ impl Node {
     /// The 64 bits whose halves are words `low` and `high`.
     #[inline]
     pub(super) fn get_wide(&self, low: usize, high: usize) -> u64 {
-        u64::from(self.get(low)) | u64::from(self.get(high)) << 32
+        u64::from(self.get(low)) | (u64::from(self.get(high)) << 32)
     }
 
     /// Stores 64 bits in words `low` and `high`.
@@ -80,7 +80,7 @@ impl Node {
 
     /// Stores level and count; both are small.
     pub(super) fn set_header(&self, level: usize, count: usize) {
-        self.set(0, (level as u32) << 16 | (count as u32 & 0xffff));
+        self.set(0, ((level as u32) << 16) | (count as u32 & 0xffff));
     }
 
     /// The node behind this one on the free list.

@@ -110,7 +110,7 @@ impl<D: Directory> Index<D> {
     /// The number of mapped chunks, while no change runs.
     pub(super) fn mapped(&self) -> u64 {
         let [low, high] = &self.mapped;
-        u64::from(low.load(Relaxed)) | u64::from(high.load(Relaxed)) << 32
+        u64::from(low.load(Relaxed)) | (u64::from(high.load(Relaxed)) << 32)
     }
 
     /// The root's number.

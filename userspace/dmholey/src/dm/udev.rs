@@ -53,7 +53,7 @@ impl Cookie {
         if base == 0 {
             return None;
         }
-        let key = (MAGIC << 16 | u32::from(base)) as libc::key_t;
+        let key = ((MAGIC << 16) | u32::from(base)) as libc::key_t;
         let flags = 0o600 | libc::IPC_CREAT | libc::IPC_EXCL;
         // SAFETY: semget takes plain numbers.
         let semaphore = unsafe { libc::semget(key, 1, flags) };
@@ -73,7 +73,7 @@ impl Cookie {
 
     /// What a request carries.
     pub(crate) fn event(&self) -> u32 {
-        PRIMARY_SOURCE << 16 | u32::from(self.base)
+        (PRIMARY_SOURCE << 16) | u32::from(self.base)
     }
 
     /// Waits for udev, but not for ever.
