@@ -43,7 +43,7 @@ impl Devices {
             if at < CHUNK {
                 Sector::cut(&[0; SECTOR]).remove(0)
             } else {
-                Sector::Stamp(random.next() | 1 << 63)
+                Sector::Stamp(random.next() | (1 << 63))
             }
         });
         Self {
