@@ -124,7 +124,7 @@ fn allocate(ops: Vec<Allocate>, mut cow_chunks: u64, holes: usize) {
             Allocate::Grow(by) => cow_chunks += by,
             // Only some of what was taken has been listed before a crash.
             Allocate::Reload(bits) => {
-                runs.retain(|run| bits >> (run.first % 64) & 1 == 0);
+                runs.retain(|run| (bits >> (run.first % 64)) & 1 == 0);
                 used = runs
                     .iter()
                     .flat_map(|run| run.first..run.first + run.len)
