@@ -135,7 +135,7 @@ impl<B: DerefMut<Target = [u8]>> AreaImage<B> {
         }
     }
 
-    /// Whether the area is full, so that [`Self::advance`] is due once it is written.
+    /// Whether the area is full, so that the next one follows once it is written ([`Self::wrote`]).
     pub fn is_full(&self) -> bool {
         self.filled == self.entries()
     }
