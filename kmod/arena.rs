@@ -23,7 +23,7 @@ pub(crate) struct Arena {
 impl Arena {
     /// A directory that can name as many segments as an index of `chunks` chunks may need.
     pub(crate) fn new(chunks: u64) -> Result<Self> {
-        // A leaf that was split holds some fifty runs; twenty leave room for what removals spoil.
+        // A leaf that was split holds some seventy runs; twenty leave room for what removals spoil.
         let segments = chunks / (20 * SEGMENT_NODES as u64) + 64;
         let pages = usize::try_from(segments / PAGE as u64 + 1)?;
         Ok(Self {

@@ -99,8 +99,8 @@ impl<H: DerefMut<Target = [u64]>> Allocator<H> {
         }
     }
 
-    /// Forgets all chunks behind the first `listed` entries, of which the highest names `highest`.
-    /// This is what a merge does after it has taken entries off the end of the list.
+    /// A merge has cut the list off behind its first `listed` entries: counts from `next_free` on
+    /// again, as the format's sizing rules do. Nothing is taken while a merge is under way.
     pub fn truncate(&mut self, listed: u64, next_free: u64) {
         self.in_use = listed;
         self.next_free = self.layout.skip_metadata(next_free);

@@ -10,6 +10,7 @@
 
 use super::format::Exception;
 use super::format::Layout;
+use super::index::Run;
 
 /// A place in the list of exceptions: where it ends, or where a window begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,17 +53,6 @@ pub fn window_start(layout: Layout, listed: u64, most: u64) -> Position {
             reach
         },
     )
-}
-
-/// A run of chunks that are consecutive on origin and COW device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// First chunk on the origin.
-    pub origin: u64,
-    /// First chunk on the COW device.
-    pub cow: u64,
-    /// Chunks, at least 1.
-    pub len: u64,
 }
 
 /// The entries of a window, sorted by origin chunk.

@@ -62,7 +62,7 @@ pub(super) fn apply(args: &Apply, output: Output) -> anyhow::Result<Report> {
         }),
     };
     let name = args.name.clone().unwrap_or_else(|| default_name(&args.to));
-    let meter = Meter::new(format!("merging into {}", args.to.display()), output);
+    let meter = Meter::with_events(format!("merging into {}", args.to.display()), output);
     let interval = args.pace.interval();
     merge_once(&dm, &node::DevMapper, &name, &table, interval, &meter)?;
     Ok(Report {
