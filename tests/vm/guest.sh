@@ -39,8 +39,9 @@ tidy() {
         device=$(basename "$file" .audit)
         if [ -b "$D/$device" ] && has_store "$device"; then dmholey --quiet cow check "$D/$device"; fi
     done
-    remove_devices
+    # Loop devices lie on volumes or below them; those in use go when they no longer are.
     losetup -D
+    remove_devices
     for module in "${MODULES[@]}"; do [ ! -d "/sys/module/$module" ] || rmmod "$module"; done
 }
 
@@ -62,9 +63,9 @@ run_one() {
 # After a test that failed: by force, and without looking at what comes out of it.
 sweep() {
     local module
+    losetup -D || true
     timeout 20 dmsetup remove_all --force --deferred >/dev/null 2>&1 || true
     (remove_devices --force) || return 1
-    losetup -D || true
     for module in "${MODULES[@]}"; do [ ! -d "/sys/module/$module" ] || timeout 20 rmmod "$module" || return 1; done
 }
 
