@@ -118,7 +118,7 @@ build_metadata() {
             exec make -C "$1" -j"$(nproc)" CC="$2" HOSTCC=gcc-14 olddefconfig prepare modules_prepare' sh "$build" "$cc"
     }
     say "rebuilding its Rust metadata (once; about a minute on two cores)"
-    quietly "$HOLEY_CACHE/kernel.log" make_metadata
+    quietly "$HOLEY_CACHE/${kernel_dir##*/}.log" make_metadata
     cp "$headers/Module.symvers" "$build/"
     cp "$headers/include/config/kernel.release" "$build/include/config/"
     cp "$headers/include/generated/utsrelease.h" "$build/include/generated/"
@@ -157,7 +157,6 @@ fetch_packages() {
 
 # prepare_debian_kernel RELEASE VERSION PACKAGE...: sets $kernel_dir
 prepare_debian_kernel() {
-    # shellcheck disable=SC2034 # for the caller
     kernel_dir=$HOLEY_CACHE/kernels/$1-$(key "$2" "$(compilers)" "$HOLEY_KERNEL_VERSION")
     once build_debian_kernel "$@"
 }

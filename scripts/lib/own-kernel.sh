@@ -23,9 +23,9 @@ configure_kernel() {
     local source=$1 build=$2 wanted
     shift 2
     mkdir -p "$build"
-    quietly "$HOLEY_CACHE/own-kernel.log" make_kernel "$source" "$build" tinyconfig
+    quietly "$HOLEY_CACHE/${kernel_dir##*/}.log" make_kernel "$source" "$build" tinyconfig
     cat "$@" >>"$build/.config"
-    quietly "$HOLEY_CACHE/own-kernel.log" make_kernel "$source" "$build" olddefconfig
+    quietly "$HOLEY_CACHE/${kernel_dir##*/}.log" make_kernel "$source" "$build" olddefconfig
     for wanted in RUST MODULES BLK_DEV_DM NET_9P_VIRTIO VIRTIO_CONSOLE; do
         grep -q "^CONFIG_$wanted=y" "$build/.config" || die "CONFIG_$wanted is not to be had in $source:" \
             "is it Linux 7.2 or later? (make rustavailable, in that tree, tells about Rust)"
@@ -34,8 +34,8 @@ configure_kernel() {
 
 # compile_kernel SOURCE BUILD MODULES-FOLDER
 compile_kernel() {
-    quietly "$HOLEY_CACHE/own-kernel.log" make_kernel "$1" "$2" bzImage modules
-    quietly "$HOLEY_CACHE/own-kernel.log" make_kernel "$1" "$2" INSTALL_MOD_PATH="$3" modules_install
+    quietly "$HOLEY_CACHE/${kernel_dir##*/}.log" make_kernel "$1" "$2" bzImage modules
+    quietly "$HOLEY_CACHE/${kernel_dir##*/}.log" make_kernel "$1" "$2" INSTALL_MOD_PATH="$3" modules_install
 }
 
 # What a module build does not need of a tree that a kernel was built in.
