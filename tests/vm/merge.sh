@@ -75,6 +75,25 @@ t_written_while_merging() {
     check base snap
 }
 
+# Writes that are still on their way to the COW device when their chunks' turn comes are waited for.
+t_slow_cow_writes() {
+    local round=10
+    prepare
+    vol store2 131072
+    dd if=$D/store of=$D/store2 bs=1M iflag=direct oflag=direct status=none
+    dmsetup create cow --table "0 131072 delay $D/store2 0 0 $D/store2 0 250"
+    slow 60
+    make_merge merge base cow
+    while ! is_merged merge; do
+        round=$((round + 1))
+        scribble merge snap $round --ops 40 --max 256 --from 1000 --count 80000
+        check merge snap
+    done
+    [ $round -gt 10 ] || die "the merge was over before it could be written to"
+    remove merge
+    check base snap
+}
+
 # fio writes and verifies through the merging device.
 # limit: 90
 t_fio_while_merging() {
@@ -138,6 +157,29 @@ t_siblings() {
     check base snap
     check sibling1 other1
     check sibling2 other2
+}
+
+# A sibling reads the origin slowly: the merge writes no chunk that the sibling has not copied.
+t_slow_siblings() {
+    load
+    vol disk 16384
+    dmsetup create base --table "0 16384 delay $D/disk 0 0"
+    cow store 24576
+    cow other 24576
+    fill base base 1
+    fork_model base snap other
+    make_snapshot snap base store
+    make_snapshot sibling base other 16
+    fill snap snap 2 --count 12000
+    remove snap
+    change base "0 16384 delay $D/disk 0 200 $D/disk 0 0"
+    make_merge merge base store
+    wait_merged merge
+    change base "0 16384 delay $D/disk 0 0"
+    check sibling other
+    check merge snap
+    remove merge
+    check base snap
 }
 
 # Suspended in the middle it stands still; resumed it goes on to its end.

@@ -119,6 +119,32 @@ t_origin_waits_for_the_list() {
     check snap snap
 }
 
+# A read that was sent to the origin is not overtaken by a write to the origin.
+t_reads_are_not_overtaken() {
+    local reader
+    load
+    vol disk 16384
+    dmsetup create base --table "0 16384 delay $D/disk 0 0"
+    cow store 24576
+    fill base base 1
+    fork_model base old
+    make_origin origin base
+    make_snapshot snap base store
+    change base "0 16384 delay $D/disk 0 1000 $D/disk 0 0"
+    stamp check $D/snap "$(model old)" --count 8 &
+    reader=$!
+    sleep 0.3
+    # No copy is needed of a chunk that the snapshot overwrites as a whole.
+    fork_model old snap
+    fill snap snap 2 --count 8
+    kill -0 $reader || die "the reader has ended too early"
+    fill origin base 3 --count 8
+    wait $reader
+    change base "0 16384 delay $D/disk 0 0"
+    check snap snap
+    check origin base
+}
+
 # The size of the origin is no multiple of the chunk: the last chunk is a part.
 t_odd_size() {
     start 64 10007
