@@ -67,6 +67,8 @@ pub(crate) enum Standing {
     Copying(Run, ChunkSize),
     /// It waits for this chunk.
     Unstable(u64),
+    /// It waits for a slot for this chunk.
+    NoSlot(u64),
 }
 
 /// What taking slots came to.
@@ -268,7 +270,7 @@ impl Copier {
                 let want = len.min(last - chunk + 1);
                 return match self.begin(overlay, &mut state, chunk, want) {
                     Begin::Run(run) => Standing::Copying(run, overlay.chunk()),
-                    Begin::NoSlot => Standing::Unstable(chunk),
+                    Begin::NoSlot => Standing::NoSlot(chunk),
                     Begin::NoSpace => {
                         self.give_up(overlay, &mut state, "the COW device is full");
                         Self::kick(self);

@@ -97,6 +97,10 @@ struct State {
     window: Option<Arc<KVVec<Exception>>>,
     /// Writes to its chunks.
     held: Bios,
+    /// The window is in the origin, but the write that cuts the list off has failed: nobody knows
+    /// whether the device has it. Until it succeeds, its chunks are not written to: neither the
+    /// origin nor the COW device alone is what the next activation would show.
+    unlisted: Option<Position>,
 }
 
 /// A merge of one overlay into its origin.
@@ -364,6 +368,11 @@ impl Merge {
             let most = len.min(size.chunks_covering(offset + u64::from(bio.sectors())));
             let (inside, alike) = state.alike(chunk, most);
             bio.shorten(size.sector_of(alike).saturating_sub(offset));
+            if inside && state.unlisted.is_some() {
+                drop(state);
+                self.leave(ticket);
+                return bio.kill();
+            }
             if inside {
                 let (bio, held) = bio.hold();
                 state.held.push(bio);
@@ -406,6 +415,11 @@ impl Merge {
         let mut area = overlay.area.lock();
         // What a torn write has left behind the end of the list would be taken up by stock.
         store::scrub(&self.io, &self.cow_device, overlay, &mut area.image)?;
+        if let Some((start, entries)) = self.unlisted() {
+            let window = Window::of_sorted(&entries);
+            self.finish_window(overlay, &mut area, &window, start)?;
+            return Ok(true);
+        }
         let listed = area.image.listed();
         if listed == 0 {
             return Ok(false);
@@ -417,31 +431,77 @@ impl Merge {
         Window::plan(&mut entries);
         let entries = Arc::new(entries, GFP_KERNEL)?;
         let window = Window::of_sorted(&entries);
-        for run in window.runs(u64::MAX) {
-            self.origin
-                .prepare(chunk.sector_of(run.origin), chunk.sector_of(run.len));
-        }
-        for run in window.runs(u64::MAX) {
-            self.origin
-                .secure(chunk.sector_of(run.origin), chunk.sector_of(run.len));
-        }
+        self.secure_window(overlay, &window);
         self.state.lock().window = Some(entries.clone());
         let old = self.writers.turn();
         self.changed.wait_until(|| self.writers.is_quiet(old));
-        let merged = self
+        let copied = self
             .copy_window(overlay, &window)
-            .and_then(|()| self.origin_device.flush())
-            .and_then(|()| self.truncate(overlay, &mut area));
-        if merged.is_ok() {
-            self.forget(overlay, &window);
-            let mut state = overlay.state.lock();
-            let end = overlay.layout.area_chunk(start.area) + 1 + start.slot;
-            state.alloc.truncate(start.index(overlay.layout), end);
-            overlay.note_area(start.area);
+            .and_then(|()| self.origin_device.flush());
+        if copied.is_err() {
+            self.release(overlay);
         }
-        drop(area);
+        copied?;
+        self.finish_window(overlay, &mut area, &window, start)?;
+        Ok(true)
+    }
+
+    /// The window is durably in the origin: takes it off the list and out of the index. Sleeps.
+    fn finish_window(
+        &self,
+        overlay: &Overlay,
+        area: &mut Area,
+        window: &Window<'_>,
+        start: Position,
+    ) -> Result {
+        let truncated = self.truncate(overlay, area);
+        if truncated.is_err() {
+            let mut state = self.state.lock();
+            state.unlisted = Some(start);
+            let held = mem::take(&mut state.held);
+            drop(state);
+            // They end with an error.
+            drop(held);
+            return truncated;
+        }
+        self.forget(overlay, window);
+        let mut state = overlay.state.lock();
+        let end = overlay.layout.area_chunk(start.area) + 1 + start.slot;
+        state.alloc.truncate(start.index(overlay.layout), end);
+        drop(state);
+        overlay.note_area(start.area);
         self.release(overlay);
-        merged.map(|()| true)
+        Ok(())
+    }
+
+    /// The window whose truncation has failed.
+    fn unlisted(&self) -> Option<(Position, Arc<KVVec<Exception>>)> {
+        let state = self.state.lock();
+        Some((state.unlisted?, state.window.clone()?))
+    }
+
+    /// Sees to it that the other overlays have exceptions for the whole window. Sleeps.
+    fn secure_window(&self, overlay: &Overlay, window: &Window<'_>) {
+        let size = overlay.chunk();
+        let secure = |run: Run| {
+            self.origin
+                .secure(size.sector_of(run.origin), size.sector_of(run.len));
+        };
+        let mut begun = window.runs(u64::MAX);
+        for run in window.runs(u64::MAX) {
+            let (start, sectors) = (size.sector_of(run.origin), size.sector_of(run.len));
+            if self.origin.prepare(start, sectors) {
+                continue;
+            }
+            // As many copies as can be are under way: wait for them all, they share commits.
+            for earlier in begun.by_ref() {
+                secure(earlier);
+                if earlier == run {
+                    break;
+                }
+            }
+        }
+        begun.for_each(secure);
     }
 
     /// Reads the entries from `start` to the end of the list, and leaves the image of the area in

@@ -137,6 +137,8 @@ enum Verdict {
 struct Wait {
     copier: Arc<Copier>,
     chunk: u64,
+    /// It has no slot yet: the copier makes as many exceptions as it can at a time.
+    no_slot: bool,
     _pass: Pass,
 }
 
@@ -183,10 +185,15 @@ impl OriginSet {
     }
 
     /// Starts all copies that a write to the range would need, without waiting for them: whoever
-    /// is about to write many ranges calls this for all of them before [`Self::secure`].
-    pub(crate) fn prepare(&self, start: u64, sectors: u64) {
-        while let Verdict::Copy(task) = self.survey(start, sectors) {
-            self.copy(task);
+    /// is about to write many ranges calls this for all of them before [`Self::secure`]. False if
+    /// a copier cannot begin more before others have settled.
+    pub(crate) fn prepare(&self, start: u64, sectors: u64) -> bool {
+        loop {
+            match self.survey(start, sectors) {
+                Verdict::Clear => return true,
+                Verdict::Copy(task) => self.copy(task),
+                Verdict::Wait(wait) => return !wait.no_slot,
+            }
         }
     }
 
@@ -269,6 +276,7 @@ impl OriginSet {
             .iter()
             .find(|copier| {
                 copier.cow_number() == cow
+                    && copier.overlay().is_some()
                     && !copier.is_retired()
                     && but.is_none_or(|but| !Arc::ptr_eq(copier, but))
             })
@@ -297,21 +305,28 @@ impl OriginSet {
                 Standing::Copying(run, size) => {
                     task = Some(CopyTask::new(copier.clone(), run, size));
                 }
-                Standing::Unstable(chunk) => {
-                    if wait.is_none() {
-                        wait = Some(Wait {
-                            copier: copier.clone(),
-                            chunk,
-                            _pass: copier.enter(),
-                        });
-                    }
+                Standing::Unstable(chunk) if wait.is_none() => {
+                    wait = Some(Wait::new(copier, chunk, false));
                 }
+                Standing::Unstable(_) => {}
+                Standing::NoSlot(chunk) => wait = Some(Wait::new(copier, chunk, true)),
             }
         }
         match (task, wait) {
             (Some(task), _) => Verdict::Copy(task),
             (None, Some(wait)) => Verdict::Wait(wait),
             (None, None) => Verdict::Clear,
+        }
+    }
+}
+
+impl Wait {
+    fn new(copier: &Arc<Copier>, chunk: u64, no_slot: bool) -> Self {
+        Self {
+            copier: copier.clone(),
+            chunk,
+            no_slot,
+            _pass: copier.enter(),
         }
     }
 }

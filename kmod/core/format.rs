@@ -16,7 +16,7 @@
 //!   the origin chunk and the COW chunk that holds its content.
 //! - The first entry whose COW chunk is 0 ends the list; what stands behind it means nothing.
 //!
-//! Source: the format as `Documentation/dmholey/cow-format.rst` describes it, byte by byte.
+//! Source: the format as `Documentation/cow-format.rst` describes it, byte by byte.
 
 use core::fmt;
 
