@@ -102,15 +102,10 @@ run_upgrade() {
 in_root() { "$HOLEY_TOP/scripts/in-root" "$@"; }
 
 # packages STATUS: the installed packages, as lines "NAME VERSION".
-packages() { awk '/^Package: / { name = $2 } /^Version: / { print name, $2 }' "$1" | sort; }
+packages() { awk '/^Package: / { name = $2 } /^Version: / { print name, $2 }' "$1" | LC_ALL=C sort; }
 
 count_packages() { packages "$1" | wc -l; }
 
-# How many packages of v1 have another version in v2, and how many are new.
-count_upgraded() {
-    join <(packages "$DEMO_IMAGES/v1.status") <(packages "$DEMO_IMAGES/v2.status") | awk '$2 != $3' | wc -l
-}
-
-count_new() {
-    join -v 2 <(packages "$DEMO_IMAGES/v1.status") <(packages "$DEMO_IMAGES/v2.status") | wc -l
-}
+# The packages of v1 that have another version in v2, as lines "NAME OLD NEW"; and those that only v2 has.
+upgraded() { LC_ALL=C join <(packages "$DEMO_IMAGES/v1.status") <(packages "$DEMO_IMAGES/v2.status") | awk '$2 != $3'; }
+new() { LC_ALL=C join -v 2 <(packages "$DEMO_IMAGES/v1.status") <(packages "$DEMO_IMAGES/v2.status"); }

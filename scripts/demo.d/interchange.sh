@@ -12,9 +12,12 @@ The format is that of dm-snapshot. To see it, Debian's own dm-snapshot module is
 snapshot of a small ext4 file system; the other then reads the store that came of it and merges it into the origin.
 END
     modprobe dm-snapshot
+    mkdir -p /run/v1 /run/small
+    mount -o ro,noload "$V1" /run/v1
     fact "dm-snapshot: $(modinfo -F filename dm-snapshot | sed 's,.*/kernel/,,')"
     store_goes dmholey dm-snapshot
     store_goes dm-snapshot dmholey
+    umount /run/v1
 }
 
 # store_goes WRITER READER
@@ -42,17 +45,16 @@ overlay() { dmsetup create "$1" --table "0 $(blockdev --getsz "$3") $2 $3 $4 P 8
 
 fresh_small() {
     blank "$SMALL_STORE"
-    mke2fs -q -F -t ext4 -d /usr/sbin "$SMALL"
+    mke2fs -q -F -t ext4 -d /run/v1/usr/sbin "$SMALL"
     drop_caches
 }
 
 # write_files DEVICE WRITER: files come, change and go.
 write_files() {
     local file
-    mkdir -p /run/small
     mount "$1" /run/small
-    cp -r /usr/lib/udev /run/small/new
-    for file in /run/small/mke2fs /run/small/new/rules.d/*; do echo "from $2" >>"$file"; done
+    cp -r /run/v1/usr/lib/udev /run/small/new
+    for file in /run/small/mkfs.ext4 /run/small/new/rules.d/*; do echo "from $2" >>"$file"; done
     rm -r /run/small/new/rules.d/60*
     umount /run/small
 }

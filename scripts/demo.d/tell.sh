@@ -38,7 +38,7 @@ typed() { printf '   %s$ %s%s\n' "$dim" "$*" "$plain"; }
 # shown COMMAND...: print the command, then run it and move its output in.
 shown() {
     typed "$@"
-    "$@" 2>&1 | sed -u 's/^/     /'
+    "$@" 2>&1 | sed 's/^/     /'
 }
 
 # same WHAT A B: two files or devices have to be equal, byte for byte.
