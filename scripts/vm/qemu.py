@@ -20,7 +20,9 @@ import time
 LEAVE_SECONDS = 30
 # How long a boot may take. Emulated processors of an overloaded machine sometimes never come up.
 BOOT_SECONDS = 120
-SCAN_SECONDS = 240
+# A debug kernel is that much slower.
+DEBUG_FACTOR = 4
+SCAN_SECONDS = 400
 
 
 def die_with_parent():
@@ -93,7 +95,8 @@ class Machine:
 class Guest:
     """A running machine. `run()` returns when it has ended; the attributes then tell how."""
 
-    def __init__(self, machine, keys, quiet=False):
+    def __init__(self, machine, keys, debug=False, quiet=False):
+        self.boot_limit = BOOT_SECONDS * (DEBUG_FACTOR if debug else 1)
         self.channels = machine.channels
         self.keys = keys
         self.quiet = quiet
@@ -119,7 +122,7 @@ class Guest:
     def run(self, timeout):
         """Passes on what the guest says until it ends or the time is up."""
         self.timeout = timeout
-        self.deadline = self.started + min(timeout, BOOT_SECONDS)
+        self.deadline = self.started + min(timeout, self.boot_limit)
         selector = selectors.DefaultSelector()
         for name in ("out", "err", "status"):
             selector.register(self.channels[name], selectors.EVENT_READ, name)
@@ -177,7 +180,7 @@ class Guest:
     def out_of_time(self, selector):
         """Ask the kernel where its blocked tasks and its CPUs are, for the log, before the end."""
         self.timed_out = True
-        self.stuck = not self.ready and self.timeout > BOOT_SECONDS
+        self.stuck = not self.ready and self.timeout > self.boot_limit
         try:
             self.sysrq(b"wl")
         except (OSError, ValueError):

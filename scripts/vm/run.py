@@ -227,7 +227,7 @@ def start(options, quiet=False):
             console.symlink_to(Path(options.console).resolve())
         os.mkfifo(f"{console}.in")
         keys = os.open(f"{console}.in", os.O_RDWR)
-        guest = qemu.Guest(machine, keys, quiet)
+        guest = qemu.Guest(machine, keys, kernel.name.startswith("debug-"), quiet)
         try:
             guest.run(options.timeout)
         finally:
