@@ -17,6 +17,7 @@ use crate::holey_core::format::ChunkSize;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
 use crate::holey_core::index::Run;
+use crate::holey_core::pending::State as Progress;
 use crate::origin_set::CopyTask;
 use crate::origin_set::Origin;
 use crate::overlay::Bio;
@@ -351,6 +352,25 @@ impl Copier {
         None
     }
 
+    /// A chunk of the range whose COW chunk is being filled.
+    pub(crate) fn filling(&self, start: u64, sectors: u64) -> Option<u64> {
+        let (overlay, first, last) = self.concerned(start, sectors)?;
+        if overlay.all_stable(first, last) {
+            return None;
+        }
+        let mut state = overlay.state.lock();
+        (first..=last).find(|&chunk| is_filling(&mut state, chunk))
+    }
+
+    /// Sleeps until the COW chunk of `chunk` has been filled.
+    pub(crate) fn wait_filled(&self, chunk: u64) {
+        if let Some(overlay) = self.overlay() {
+            overlay
+                .changed
+                .wait_until(|| !is_filling(&mut overlay.state.lock(), chunk));
+        }
+    }
+
     /// Sleeps until `chunk` is settled.
     pub(crate) fn wait_for(self: &Arc<Self>, chunk: u64) {
         let Some(overlay) = self.overlay() else {
@@ -492,4 +512,11 @@ impl Copier {
     fn cow_chunks(&self, overlay: &Overlay) -> u64 {
         overlay.chunk().chunks_within(self.cow_device.sectors())
     }
+}
+
+fn is_filling(state: &mut State, chunk: u64) -> bool {
+    state
+        .pending
+        .find(chunk)
+        .is_some_and(|slot| slot.state() == Progress::Filling)
 }

@@ -483,25 +483,33 @@ impl Merge {
     /// Sees to it that the other overlays have exceptions for the whole window. Sleeps.
     fn secure_window(&self, overlay: &Overlay, window: &Window<'_>) {
         let size = overlay.chunk();
-        let secure = |run: Run| {
-            self.origin
-                .secure(size.sector_of(run.origin), size.sector_of(run.len));
-        };
         let mut begun = window.runs(u64::MAX);
-        for run in window.runs(u64::MAX) {
+        let mut count = 0;
+        let mut rest = window.runs(u64::MAX);
+        while let Some(run) = rest.next() {
             let (start, sectors) = (size.sector_of(run.origin), size.sector_of(run.len));
-            if self.origin.prepare(start, sectors) {
-                continue;
-            }
-            // As many copies as can be are under way: wait for them all, they share commits.
-            for earlier in begun.by_ref() {
-                secure(earlier);
-                if earlier == run {
-                    break;
-                }
+            count += 1;
+            if !self.origin.prepare(start, sectors) {
+                // As many copies as can be are under way.
+                self.secure_runs(overlay, begun.clone().take(count));
+                begun = rest.clone();
+                count = 0;
             }
         }
-        begun.for_each(secure);
+        self.secure_runs(overlay, begun);
+    }
+
+    /// Waits for the copies of runs, and then for their exceptions. In this order, as asking for
+    /// the first exception when it is ready would make a commit of little more than that.
+    fn secure_runs(&self, overlay: &Overlay, runs: impl Iterator<Item = Run> + Clone) {
+        let size = overlay.chunk();
+        let range = |run: Run| (size.sector_of(run.origin), size.sector_of(run.len));
+        for (start, sectors) in runs.clone().map(range) {
+            self.origin.await_copies(start, sectors);
+        }
+        for (start, sectors) in runs.map(range) {
+            self.origin.secure(start, sectors);
+        }
     }
 
     /// Reads the entries from `start` to the end of the list, and leaves the image of the area in

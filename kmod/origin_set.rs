@@ -197,6 +197,22 @@ impl OriginSet {
         }
     }
 
+    /// Sleeps until no copy of the range is under way. The exceptions need not be committed then.
+    pub(crate) fn await_copies(&self, start: u64, sectors: u64) {
+        while let Some(wait) = self.copying(start, sectors) {
+            wait.copier.wait_filled(wait.chunk);
+        }
+    }
+
+    /// A chunk of the range that is being copied.
+    fn copying(&self, start: u64, sectors: u64) -> Option<Wait> {
+        let members = self.members.lock();
+        members.copiers.iter().find_map(|copier| {
+            let chunk = copier.filling(start, sectors)?;
+            Some(Wait::new(copier, chunk, false))
+        })
+    }
+
     /// Sleeps until a write to the range would be let through.
     pub(crate) fn secure(&self, start: u64, sectors: u64) {
         loop {

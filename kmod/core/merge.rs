@@ -130,6 +130,7 @@ fn sift_down(heap: &mut [Exception], mut root: usize) {
 }
 
 /// Iterator over the runs of a window.
+#[derive(Clone)]
 pub struct Runs<'a> {
     rest: &'a [Exception],
     most: u64,
