@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Waits for a merge. The kernel tells nobody when one ends, so its status is asked for.
+//! Waits for a merge. Stock raises no event when one ends, and progress is to be shown, so the status is asked for.
 
 use super::flow;
 use super::status::State;
