@@ -12,7 +12,6 @@ The client's disk holds v1. It does not run from the disk but from a snapshot of
 whatever happens to the disk from now on, the running system keeps seeing the disk as it was when it started.
 END
     boot_snapshot
-    same_now "the boot snapshot against v1" /dev/mapper/boot "$V1"
     fact "running: $(about "$root")"
     note - <<END
 From here on programs of the client itself, in a chroot, read every file of its root again and again,
@@ -35,7 +34,6 @@ client_updates() {
     stop_reader
     check_rounds "$begun" "$ended"
     same_now "the running client's view against v1, after the update" /dev/mapper/boot "$V1"
-    same_now "the disk below it against v2" "$DISK" "$V2"
     fact "still running: $(about "$root")"
     fact "kept for it in the boot snapshot: $(dmholey --json status boot | jq -r '.[0] | "\(.allocated_sectors / 2048 * 10 | floor / 10) MiB, \(.percent) % of its store"')"
 }
@@ -64,10 +62,9 @@ update is not merged but only laid over the disk: the COW image is itself a snap
 system, writes to it, and drops it.
 END
     shown dmholey --quiet cow apply --offline "$DOWNGRADE" --to "$DISK"
-    same_now "the disk against v1" "$DISK" "$V1"
     put "$UPDATE" "$IMAGE"
     shown dmholey create snapshot trial "$DISK" "$IMAGE"
-    same_now "the system on trial against v2" /dev/mapper/trial "$V2"
+    clean "the system on trial" /dev/mapper/trial
     try_system
     shown dmholey remove trial
     same_now "the disk after the rollback against v1" "$DISK" "$V1"

@@ -22,7 +22,7 @@ drop_caches() {
 blank() { dd if=/dev/zero of="$1" bs=4096 count=1 oflag=direct conv=notrunc status=none; }
 
 # put FROM DEVICE: copy a read-only disk to the beginning of a device.
-put() { dd if="$1" of="$2" bs=1M conv=notrunc,fsync status=none; }
+put() { dd if="$1" of="$2" bs=1M iflag=direct oflag=direct conv=notrunc,fsync status=none; }
 
 # same_now: as same, with fresh caches.
 same_now() {

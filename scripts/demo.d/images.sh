@@ -5,7 +5,7 @@
 # loop devices are needed: the file system is made from a tar archive, and dpkg runs in a virtual machine.
 # Sourced after common.sh and root.sh.
 
-DEMO_IMAGE_SIZE=384M
+DEMO_IMAGE_SIZE=256M
 # In v1 beside Debian's essential packages.
 DEMO_PACKAGES=systemd-sysv,udev,iproute2,procps,curl,openssh-client,ca-certificates
 # New in v2.
@@ -17,7 +17,12 @@ DEMO_EPOCH=1767225600
 DEMO_UUID=5fd0cd0c-7c9c-4c62-9bd6-6c9a3c8c9d01
 DEMO_HASH_SEED=0b0fd3a4-3f2e-4a1c-8f0c-2f4f0a4f9a02
 
-DEMO_IMAGES=$HOLEY_CACHE/demo-$(key "$HOLEY_SUITE" "$(cat "$HOLEY_TOP"/scripts/demo.d/{images.sh,upgrade})")
+# Bump when what is built changes without a change above or in upgrade.
+DEMO_VERSION=1
+
+DEMO_IMAGES=$HOLEY_CACHE/demo-$(key "$HOLEY_SUITE" "$DEMO_IMAGE_SIZE" "$DEMO_PACKAGES" "${DEMO_NEW_PACKAGES[*]}" \
+    "${DEMO_BACKPORTS[*]}" "$DEMO_EPOCH" "$DEMO_UUID" "$DEMO_HASH_SEED" "$DEMO_VERSION" \
+    "$(cat "$HOLEY_TOP/scripts/demo.d/upgrade")")
 
 # Make the images unless they are there.
 ensure_images() {
