@@ -11,6 +11,7 @@ start() {
 }
 
 # Life of an overlay: create, status, table, merge, remove.
+# set: main
 t_life() {
     local text
     start

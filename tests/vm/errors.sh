@@ -41,6 +41,7 @@ t_cow_below_origin_writes() {
 }
 
 # Writes to the COW device fail, reads do not.
+# set: main
 t_cow_writes_fail() {
     start
     break_writes store
@@ -53,6 +54,7 @@ t_cow_writes_fail() {
 }
 
 # The COW device fails under a write to the snapshot, of a whole chunk and of a part.
+# set: main
 t_cow_below_snapshot_writes() {
     start
     break_writes store
@@ -83,6 +85,7 @@ t_cow_below_flush() {
 }
 
 # Reads of the origin fail while chunks are copied: the snapshot cannot be kept, origin writes can.
+# set: main
 t_origin_reads_fail() {
     start
     break_reads base
@@ -122,6 +125,7 @@ t_activation() {
 }
 
 # A snapshot with much in flight on a COW device that comes and goes: it ends, one way or the other.
+# set: main
 t_flakey_cow() {
     start
     change store "0 24576 flakey $POOL $(cat "$WORK/store.start") 1 1"
@@ -195,6 +199,7 @@ t_merge_cow_reads_fail() {
 }
 
 # Metadata writes to the COW device fail during the merge.
+# set: main
 t_merge_cow_writes_fail() {
     start_merge
     make_snapshot look base store

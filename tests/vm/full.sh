@@ -19,6 +19,7 @@ dead() {
 }
 
 # An origin write finds no room: the snapshot is lost, the write is not.
+# set: main
 t_by_origin() {
     local waiter
     start
@@ -43,6 +44,7 @@ t_by_origin() {
 }
 
 # A write to the snapshot finds no room: it fails, and so does all that follows.
+# set: main
 t_by_snapshot() {
     local waiter
     start
@@ -58,6 +60,7 @@ t_by_snapshot() {
 }
 
 # Under load from several threads, with another snapshot that has room.
+# set: main
 t_under_load() {
     start
     cow large 24576

@@ -59,6 +59,7 @@ t_view() {
 }
 
 # Written all over while it merges, to chunks that are in the window, were or will be, and to others.
+# set: main
 t_written_while_merging() {
     local round=10
     prepare
@@ -126,6 +127,7 @@ t_flush_while_merging() {
 }
 
 # Other snapshots of the origin keep their view while another is merged into it.
+# set: main
 t_siblings() {
     load
     vol base 16384
@@ -225,6 +227,7 @@ t_suspend_under_load() {
 }
 
 # Removed in the middle: the store with what is left shows the same as before, and a second merge ends it.
+# set: main
 t_remove_and_reactivate() {
     local usage
     prepare
@@ -278,6 +281,7 @@ t_event_at_the_end() {
 }
 
 # Chunks of 1 MiB and of 64 KiB on an origin of odd size.
+# set: main
 t_large_chunks() {
     local chunk
     load

@@ -56,15 +56,18 @@ several() {
 t_one_snapshot() { several 8; }
 
 # Three snapshots with the same chunk size.
+# set: main
 t_three_snapshots() { several 16 16 16; }
 
 # Nine snapshots: more than kcopyd can write in one copy.
 t_nine_snapshots() { several 8 8 8 8 8 8 8 8 8; }
 
 # Snapshots whose chunk sizes differ.
+# set: main
 t_mixed_chunk_sizes() { several 8 2048 32 8 512 64; }
 
 # Snapshots of different ages keep different views, and one can go while the origin is written to.
+# set: main
 t_snapshots_of_different_ages() {
     local age
     load
@@ -143,6 +146,7 @@ t_concurrent_fio() {
 }
 
 # The origin's device is suspended and resumed under load.
+# set: main
 t_suspend_under_load() {
     local i
     load

@@ -60,6 +60,7 @@ t_snapshot_of_a_written_origin() {
 
 # Writes to the snapshot: what was made durable is there, and each other sector is old or new.
 # limit: 120
+# set: main
 t_written_snapshot() {
     local i origin_load snapshot_load
     start

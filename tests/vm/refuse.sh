@@ -51,6 +51,7 @@ t_table_not_supported() {
 }
 
 # Devices that are missing, the same twice, or too small.
+# set: main
 t_table_devices() {
     start
     vol small 2048
@@ -160,6 +161,7 @@ t_header_wins() {
 
 # Entries that name metadata or what is not there, twice the same, or nonsense in the high bits.
 # limit: 90
+# set: main
 t_entries() {
     image
     while read -r origin cow pattern; do
@@ -204,6 +206,7 @@ t_behind_the_end() {
 }
 
 # A truncated image: its list names chunks behind the end of the device.
+# set: main
 t_truncated() {
     start
     fill base base 1
@@ -235,6 +238,7 @@ t_no_end() {
 }
 
 # A COW device that can only be read: what is in it can be read, and nothing else is claimed to work.
+# set: main
 t_read_only() {
     local before
     image
@@ -261,6 +265,7 @@ t_read_only() {
 }
 
 # A header that says invalid is no error: the device is there, and says Invalid.
+# set: main
 t_invalid_header() {
     image
     header store 1883336275 0 1 8

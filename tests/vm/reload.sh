@@ -39,6 +39,7 @@ t_snapshot() {
 
 # Loaded again and again while the origin and the snapshot are written to.
 # limit: 90
+# set: main
 t_snapshot_under_load() {
     local i origin_load snapshot_load
     start
@@ -78,6 +79,7 @@ t_snapshot_to_merge() {
 }
 
 # As LVM does it: the origin's device gets the merge table while the snapshot is live, then both are suspended.
+# set: main
 t_origin_to_merge() {
     start
     cow other 24576
@@ -122,6 +124,7 @@ t_source_not_suspended() {
 }
 
 # Two receivers for one source: the second is refused, or finds nothing to take over; no view is harmed.
+# set: main
 t_two_receivers() {
     start
     dmsetup create first --notable
@@ -144,6 +147,7 @@ t_two_receivers() {
 }
 
 # A loaded table is cleared, or its device removed, before it is resumed: the source goes on.
+# set: main
 t_receiver_goes_away() {
     start
     dmsetup load snap --table "$(snapshot_table base store)"
@@ -160,6 +164,7 @@ t_receiver_goes_away() {
 }
 
 # The source is removed while a receiver waits: the receiver cannot be resumed and says why.
+# set: main
 t_source_goes_away() {
     start
     dmsetup create other --notable

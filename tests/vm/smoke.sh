@@ -5,18 +5,18 @@
 # An origin, a snapshot and its merge: views hold, the list survives, the origin ends as the snapshot.
 t_cycle() {
     load
-    vol base 65536
-    cow store 40000
+    vol base 16384
+    cow store 24576
     fill base base 1
     fork_model base snap
     make_origin origin base
     make_snapshot snap base store
-    status_is snap "16/40000 16"
+    status_is snap "16/24576 16"
     check snap snap
-    scribble origin base 2 --ops 200
+    scribble origin base 2 --ops 100
     check origin base
     check snap snap
-    scribble snap snap 3 --ops 200
+    scribble snap snap 3 --ops 100
     check snap snap
     check origin base
     remove snap

@@ -46,6 +46,7 @@ END
 }
 
 # Writes of any size, chunks of 4 KiB.
+# set: main
 t_writes_chunk_8() { writes 8; }
 
 # Writes of any size, chunks of 32 KiB.
@@ -56,6 +57,7 @@ t_writes_chunk_2048() { writes 2048; }
 
 # Writes to the snapshot and to its origin at the same time, both verified.
 # limit: 90
+# set: main
 t_both_sides() {
     local round
     load
@@ -91,6 +93,7 @@ t_fsync() {
 }
 
 # What the disk lists: at once after a synchronous write or a flush, soon after any other.
+# set: main
 t_durability() {
     start 8
     contains "$(cat /sys/block/"$(basename "$(readlink -f $D/snap)")"/queue/write_cache 2>/dev/null ||
@@ -120,6 +123,7 @@ t_origin_waits_for_the_list() {
 }
 
 # A read that was sent to the origin is not overtaken by a write to the origin.
+# set: main
 t_reads_are_not_overtaken() {
     local reader
     load
@@ -146,6 +150,7 @@ t_reads_are_not_overtaken() {
 }
 
 # The size of the origin is no multiple of the chunk: the last chunk is a part.
+# set: main
 t_odd_size() {
     start 64 10007
     make_origin origin base
@@ -249,6 +254,7 @@ t_chunk_size_0() {
 }
 
 # A grown COW device is used at once, without a reload.
+# set: main
 t_cow_grows() {
     load
     vol base 16384
