@@ -15,7 +15,9 @@ use crate::copier::Copier;
 use crate::copier::LINGER_MS;
 use crate::dm::without_io;
 use crate::dm::Durability;
+use crate::dm::Failure;
 use crate::holey_core::format::Exception;
+use crate::holey_core::table::Patience;
 use crate::overlay::Area;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
@@ -34,14 +36,18 @@ use kernel::workqueue::WorkItem;
 
 /// Areas that one commit may fill behind the current one.
 const SPILL_AREAS: usize = 16;
+/// How often a full COW device is looked at, in case that it has been extended.
+const STARVE_POLL_MS: i64 = 250;
 
 /// The next thing to do.
 enum Chore {
     Finish(Bios),
     Send(Bios),
     Invalidate,
+    Dismiss(Bios, Failure),
     Retry(Waiters, bool),
     Commit,
+    Starve,
     Linger,
 }
 
@@ -74,8 +80,10 @@ fn attend(this: &Arc<Copier>, overlay: &Overlay, chore: Chore) -> bool {
         Chore::Finish(bios) => finish(this, overlay, bios),
         Chore::Send(bios) => send(bios),
         Chore::Invalidate => declare_invalid(this, overlay),
-        Chore::Retry(waiters, valid) => retry(this, overlay, waiters, valid),
+        Chore::Dismiss(bios, failure) => dismiss(bios, failure),
+        Chore::Retry(waiters, writable) => retry(this, overlay, waiters, writable),
         Chore::Commit => commit(this, overlay),
+        Chore::Starve => return starve(this, overlay),
         Chore::Linger => return linger(this, overlay),
     }
     true
@@ -91,19 +99,74 @@ fn next_chore(state: &mut State) -> Option<Chore> {
     if state.condition == Condition::Invalidating {
         return Some(Chore::Invalidate);
     }
+    if let Some(failure) = state.leaving.filter(|_| state.can_dismiss()) {
+        return Some(Chore::Dismiss(
+            mem::take(&mut state.blocked.writes),
+            failure,
+        ));
+    }
     let blocked = !state.blocked.writes.is_empty() || !state.blocked.origin.is_empty();
     if blocked && state.can_unblock() {
-        let valid = state.condition == Condition::Valid;
-        return Some(Chore::Retry(mem::take(&mut state.blocked), valid));
+        let writable = state.is_writable();
+        return Some(Chore::Retry(mem::take(&mut state.blocked), writable));
     }
     if !state.has_work() {
         return None;
     }
     Some(if state.has_urgent_work() {
         Chore::Commit
+    } else if state.starving.is_some() {
+        Chore::Starve
     } else {
         Chore::Linger
     })
+}
+
+/// Waits for the COW device to be extended. False if the rest is for another copier.
+fn starve(this: &Arc<Copier>, overlay: &Overlay) -> bool {
+    let mut state = overlay.state.lock();
+    let has_room = state.alloc.has_room(this.cow_chunks(overlay));
+    let hurry = state.hurry;
+    let Some(starving) = &mut state.starving else {
+        return true;
+    };
+    if has_room || hurry {
+        state.starving = None;
+        return true;
+    }
+    let waited = starving.since.elapsed().as_millis();
+    let left = match this.patience() {
+        None => 0,
+        Some(Patience::Endless) => i64::MAX,
+        Some(Patience::Seconds(seconds)) => i64::from(seconds) * 1000 - waited,
+    };
+    if left <= 0 {
+        state.starving = None;
+        let by_origin = !state.blocked.origin.is_empty();
+        this.give_up_full(overlay, &mut state, by_origin);
+        return true;
+    }
+    let told = mem::replace(&mut starving.told, true);
+    drop(state);
+    if !told {
+        pr_warn!(
+            "COW device {} is full; writers wait until it is extended\n",
+            this.cow_number()
+        );
+        this.table.raise_event();
+    }
+    this.origin.dismiss(this, overlay);
+    let nap = msecs_to_jiffies(left.min(STARVE_POLL_MS) as u32);
+    let stop = || this.is_retired() || overlay.state.lock().has_urgent_work();
+    overlay.changed.wait_for(nap.try_into().unwrap_or(1), stop);
+    !this.is_retired()
+}
+
+/// Ends writes that cannot wait for space any longer.
+fn dismiss(mut bios: Bios, failure: Failure) {
+    while let Some(bio) = bios.pop() {
+        bio.end_failed(failure);
+    }
 }
 
 /// Waits for more exceptions to share a commit. False if this copier has nothing to do with it.
@@ -153,9 +216,9 @@ fn send(mut bios: Bios) {
     }
 }
 
-fn retry(this: &Arc<Copier>, overlay: &Overlay, mut waiters: Waiters, valid: bool) {
+fn retry(this: &Arc<Copier>, overlay: &Overlay, mut waiters: Waiters, writable: bool) {
     while let Some(bio) = waiters.writes.pop() {
-        if valid {
+        if writable {
             Copier::write_again(this, overlay, bio);
         } else {
             bio.end_error();
@@ -204,7 +267,9 @@ fn commit(this: &Arc<Copier>, overlay: &Overlay) {
     let mut area = overlay.area.lock();
     match write_commit(this, overlay, &mut area) {
         Ok(()) => {
-            overlay.note_area(area.image.area());
+            if !overlay.layout.is_transient() {
+                overlay.note_area(area.image.area());
+            }
             drop(area);
             settle(this, overlay);
         }
@@ -215,9 +280,15 @@ fn commit(this: &Arc<Copier>, overlay: &Overlay) {
     }
 }
 
-/// Writes what is ready. When it returns, that is durable and nobody reads its chunks from the
-/// origin.
+/// Writes what is ready. When it returns, that is as durable as the store makes it, and nobody
+/// reads its chunks from the origin.
 fn write_commit(this: &Arc<Copier>, overlay: &Overlay, area: &mut Area) -> Result {
+    if overlay.layout.is_transient() {
+        take(overlay, |_| true);
+        let old = overlay.readers.turn();
+        overlay.changed.wait_until(|| overlay.readers.is_quiet(old));
+        return Ok(());
+    }
     let Area {
         image,
         spill,

@@ -6,10 +6,13 @@
 //! ([`Copier::standing`]), or because the snapshot itself is written to (`snapshot_io.rs`).
 //! Committing them is the work of `commit.rs`.
 
+use crate::dm::parameters;
 use crate::dm::Device;
 use crate::dm::DeviceNumber;
+use crate::dm::Failure;
 use crate::dm::Gate;
 use crate::dm::IoClient;
+use crate::dm::MemPool;
 use crate::dm::Pass;
 use crate::dm::Table;
 use crate::dm::WorkQueue;
@@ -18,13 +21,18 @@ use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
 use crate::holey_core::index::Run;
 use crate::holey_core::pending::State as Progress;
+use crate::holey_core::table::Patience;
+use crate::holey_core::table::StoreKind;
+use crate::holey_core::table::StoreLine;
 use crate::origin_set::CopyTask;
 use crate::origin_set::Origin;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
 use crate::overlay::Condition;
 use crate::overlay::Overlay;
+use crate::overlay::Starving;
 use crate::overlay::State;
+use crate::snapshot_io::ZeroTask;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering;
 use kernel::impl_has_work;
@@ -32,10 +40,13 @@ use kernel::new_work;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::SetOnce;
+use kernel::time::Instant;
 use kernel::workqueue::Work;
 
 /// How long a ready exception may wait for company before it is committed.
 pub(crate) const LINGER_MS: u32 = 1000;
+/// Chunks that can be zeroed when memory is short.
+const RESERVED_ZEROINGS: u16 = 4;
 
 /// A snapshot as a member of its origin's set.
 #[pin_data]
@@ -44,6 +55,8 @@ pub(crate) struct Copier {
     origin_device: Device,
     cow_device: Device,
     origin_sectors: u64,
+    line: StoreLine,
+    pub(crate) zeroings: Arc<MemPool<ZeroTask>>,
     overlay: SetOnce<Arc<Overlay>>,
     pub(crate) table: Table,
     pub(crate) io: IoClient,
@@ -86,6 +99,7 @@ impl Copier {
         origin_device: Device,
         cow_device: Device,
         origin_sectors: u64,
+        line: StoreLine,
         overlay: Option<Arc<Overlay>>,
         table: Table,
     ) -> Result<Arc<Self>> {
@@ -99,6 +113,8 @@ impl Copier {
                 origin_device,
                 cow_device,
                 origin_sectors,
+                line,
+                zeroings: MemPool::new(RESERVED_ZEROINGS)?,
                 overlay: place,
                 table,
                 io: IoClient::new()?,
@@ -123,6 +139,12 @@ impl Copier {
         &self.origin_device
     }
 
+    /// Whether its store has no list, so that it cannot be merged.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.overlay()
+            .is_some_and(|overlay| overlay.layout.is_transient())
+    }
+
     /// Where the exceptions are kept.
     pub(crate) fn cow_device(&self) -> &Device {
         &self.cow_device
@@ -138,6 +160,19 @@ impl Copier {
         self.origin_sectors
     }
 
+    /// What its table line says.
+    pub(crate) fn line(&self) -> &StoreLine {
+        &self.line
+    }
+
+    /// How long those wait who find the store full; `None` if they do not wait at all.
+    pub(crate) fn patience(&self) -> Option<Patience> {
+        self.line.features.queue_if_no_space.or_else(|| {
+            let seconds = parameters::queue_seconds();
+            (seconds != 0).then_some(Patience::Seconds(seconds))
+        })
+    }
+
     /// Counts a copy that uses the copier; the pass is dropped after the reference.
     pub(crate) fn enter(&self) -> Pass {
         self.jobs.enter()
@@ -151,6 +186,14 @@ impl Copier {
     /// Whether its device is suspended.
     pub(crate) fn is_suspended(&self) -> bool {
         self.suspended.load(Ordering::Acquire)
+    }
+
+    /// Says how writes to the snapshot that wait for space end, while its device is being suspended.
+    pub(crate) fn leave(self: &Arc<Self>, how: Option<Failure>) {
+        if let Some(overlay) = self.overlay() {
+            overlay.state.lock().leaving = how;
+            Self::kick(self);
+        }
     }
 
     /// Notes whether its device is suspended.
@@ -218,6 +261,7 @@ impl Copier {
             state.pending.is_empty()
                 && state.blocked.origin.is_empty()
                 && state.blocked.writes.is_empty()
+                && state.starving.is_none()
                 && state.condition != Condition::Invalidating
         });
         overlay.state.lock().hurry = false;
@@ -273,9 +317,10 @@ impl Copier {
                     Begin::Run(run) => Standing::Copying(run, overlay.chunk()),
                     Begin::NoSlot => Standing::NoSlot(chunk),
                     Begin::NoSpace => {
-                        self.give_up(overlay, &mut state, "the COW device is full");
+                        self.out_of_space(overlay, &mut state, true);
                         Self::kick(self);
-                        Standing::Unstable(chunk)
+                        // In case that it waits for space: that is as good as no slot.
+                        Standing::NoSlot(chunk)
                     }
                 };
             }
@@ -315,7 +360,7 @@ impl Copier {
         if !(first..=last).all(|chunk| missing(&mut state, chunk)) {
             return;
         }
-        if state.pending.room() < chunks as usize {
+        if state.room() < chunks as usize {
             return;
         }
         let Some(run) = state.alloc.take(chunks, self.cow_chunks(overlay)) else {
@@ -371,8 +416,8 @@ impl Copier {
         }
     }
 
-    /// Sleeps until `chunk` is settled.
-    pub(crate) fn wait_for(self: &Arc<Self>, chunk: u64) {
+    /// Sleeps until `chunk` is settled, or until `stop` says so.
+    pub(crate) fn wait_for(self: &Arc<Self>, chunk: u64, stop: impl Fn() -> bool) {
         let Some(overlay) = self.overlay() else {
             return;
         };
@@ -386,7 +431,7 @@ impl Copier {
                 // The worker may be asleep, waiting for company.
                 Self::kick(self);
             }
-            !wait
+            !wait || stop()
         });
     }
 
@@ -467,6 +512,35 @@ impl Copier {
         }
     }
 
+    /// There is no COW chunk for a write, to the origin or to the snapshot: it waits for one, or
+    /// the store is given up.
+    pub(crate) fn out_of_space(&self, overlay: &Overlay, state: &mut State, by_origin: bool) {
+        if state.overflowed || self.patience().is_none() {
+            self.give_up_full(overlay, state, by_origin);
+        } else if state.starving.is_none() {
+            state.starving = Some(Starving {
+                since: Instant::now(),
+                told: false,
+            });
+        }
+    }
+
+    /// The store is full and nobody waits any longer.
+    pub(crate) fn give_up_full(&self, overlay: &Overlay, state: &mut State, by_origin: bool) {
+        if self.line.kind == StoreKind::Overflow && !by_origin {
+            if !state.overflowed {
+                pr_err!(
+                    "snapshot with COW device {} can only be read now: the COW device is full\n",
+                    self.cow_number()
+                );
+            }
+            state.overflowed = true;
+            overlay.note(state);
+        } else {
+            self.give_up(overlay, state, "the COW device is full");
+        }
+    }
+
     /// Takes slots and COW chunks for up to `want` chunks from `first` on, none of them mapped.
     pub(crate) fn begin(
         &self,
@@ -475,7 +549,7 @@ impl Copier {
         first: u64,
         want: u64,
     ) -> Begin {
-        let most = want.min(state.pending.room() as u64).min(Run::MAX_LEN);
+        let most = want.min(state.room() as u64).min(Run::MAX_LEN);
         let mut len = 0;
         while len < most && state.pending.find(first + len).is_none() {
             len += 1;
@@ -509,7 +583,8 @@ impl Copier {
         Some((overlay, size.chunk_of(start), size.chunk_of(end - 1)))
     }
 
-    fn cow_chunks(&self, overlay: &Overlay) -> u64 {
+    /// Whole chunks on the COW device, which may grow.
+    pub(crate) fn cow_chunks(&self, overlay: &Overlay) -> u64 {
         overlay.chunk().chunks_within(self.cow_device.sectors())
     }
 }

@@ -33,6 +33,7 @@ use crate::dm::Gate;
 use crate::dm::IoBuffer;
 use crate::dm::IoClient;
 use crate::dm::IrqLock;
+use crate::dm::Limits;
 use crate::dm::Mapped;
 use crate::dm::MemPool;
 use crate::dm::NewBio;
@@ -44,6 +45,7 @@ use crate::dm::Setup;
 use crate::dm::Status;
 use crate::dm::StatusKind;
 use crate::dm::Stop;
+use crate::dm::SuspendKind;
 use crate::dm::Table;
 use crate::dm::Target;
 use crate::dm::Visitor;
@@ -59,7 +61,10 @@ use crate::holey_core::index::Run;
 use crate::holey_core::merge::window_start;
 use crate::holey_core::merge::Position;
 use crate::holey_core::merge::Window;
+use crate::holey_core::table::StoreKind;
+use crate::holey_core::table::StoreLine;
 use crate::origin_set::Origin;
+use crate::origin_set::Outlet;
 use crate::overlay::Area;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
@@ -110,6 +115,8 @@ pub(crate) struct Merge {
     origin_device: Device,
     cow_device: Device,
     origin_sectors: u64,
+    outlet: Arc<Outlet>,
+    line: StoreLine,
     overlay: SetOnce<Arc<Overlay>>,
     table: Table,
     io: IoClient,
@@ -146,6 +153,10 @@ impl Target for MergeTarget {
 
     fn create(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError> {
         let line = Line::open(setup, args, Access::Write)?;
+        let no_list = CtrError::new(EINVAL, c"Store N cannot be merged: it has no list");
+        if line.store.kind == StoreKind::Transient {
+            return Err(no_list);
+        }
         let set = Origin::get(line.origin.number()).map_err(failed)?;
         let io = IoClient::new().map_err(failed)?;
         let _opening = set.opening.lock();
@@ -158,14 +169,16 @@ impl Target for MergeTarget {
         }
         let overlay = match set.user_of(line.cow.number(), None) {
             // Its exceptions are handed over when this table is resumed.
+            Some(source) if source.is_transient() => return Err(no_list),
             Some(_) => None,
             None => {
-                let chunk = line.store.chunk;
-                let opened = store::open(&io, &line.origin, &line.cow, setup.sectors(), chunk);
+                let sectors = setup.sectors();
+                let opened = store::open(&io, &line.origin, &line.cow, sectors, line.store);
                 Some(opened.map_err(|error| error.report(&line.cow))?)
             }
         };
         setup.set_flush_bios(2);
+        snapshot::set_up_discards(setup, &line.store);
         let origin = Origin::get(line.origin.number()).map_err(failed)?;
         let merge = Merge::new(origin, line, io, setup, overlay).map_err(failed)?;
         let target = KBox::pin(Self { merge }, GFP_KERNEL).map_err(|_| failed(ENOMEM))?;
@@ -176,6 +189,7 @@ impl Target for MergeTarget {
     fn teardown(&self) {
         self.merge.stop();
         self.merge.origin.remove_merge(&self.merge);
+        self.merge.origin.remove_outlet(&self.merge.outlet);
     }
 
     fn map(&self, bio: NewBio<Tag>) -> Mapped {
@@ -190,8 +204,10 @@ impl Target for MergeTarget {
         bio.done()
     }
 
-    fn presuspend(&self) {
-        self.merge.stopping.store(true, Ordering::Release);
+    fn presuspend(&self, kind: SuspendKind) {
+        let merge = &self.merge;
+        merge.stopping.store(true, Ordering::Release);
+        merge.origin.leave(&merge.outlet, kind);
     }
 
     fn presuspend_undo(&self) {
@@ -227,8 +243,20 @@ impl Target for MergeTarget {
             out,
             &merge.origin_device,
             &merge.cow_device,
+            &merge.line,
             merge.overlay(),
             merge.failed.load(Ordering::Relaxed),
+        );
+    }
+
+    fn io_hints(&self, limits: &mut Limits<'_>) {
+        let merge = &self.merge;
+        snapshot::hint_discards(
+            &merge.origin,
+            &merge.cow_device,
+            merge.overlay(),
+            &merge.line,
+            limits,
         );
     }
 
@@ -247,15 +275,23 @@ impl Merge {
         setup: &Setup<'_>,
         overlay: Option<Arc<Overlay>>,
     ) -> Result<Arc<Self>> {
+        let Line {
+            origin: origin_device,
+            cow: cow_device,
+            store,
+        } = line;
         let place = SetOnce::new();
         if let Some(overlay) = overlay {
             place.populate(overlay);
         }
+        let outlet = origin.add_outlet()?;
         Arc::pin_init(
             try_pin_init!(Self {
                 origin,
-                origin_device: line.origin,
-                cow_device: line.cow,
+                outlet,
+                line: store,
+                origin_device,
+                cow_device,
                 origin_sectors: setup.sectors(),
                 overlay: place,
                 table: setup.table(),
@@ -295,6 +331,7 @@ impl Merge {
 
     fn start(this: &Arc<Self>) {
         this.stopping.store(false, Ordering::Release);
+        this.outlet.stay();
         this.failed.store(false, Ordering::Relaxed);
         let _ = this.queue.enqueue(this.clone());
     }
@@ -302,6 +339,7 @@ impl Merge {
     /// Stops the worker behind the window that it is at. Sleeps.
     fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.origin.nudge();
         self.queue.drain();
     }
 
@@ -323,7 +361,12 @@ impl Merge {
             };
             return bio.remap(device, 0);
         }
-        if bio.is_write() {
+        if bio.is_discard() {
+            // As stock does: what is discarded keeps its content.
+            let (bio, held) = bio.hold();
+            bio.end_ok();
+            held
+        } else if bio.is_write() {
             self.map_write(overlay, bio)
         } else {
             self.map_read(overlay, bio)
@@ -403,7 +446,8 @@ impl Merge {
     }
 
     /// Writes to the origin when its other overlays have what they need.
-    fn write_origin(&self, bio: Bio) {
+    fn write_origin(&self, mut bio: Bio) {
+        bio.data().outlet = self.outlet.id();
         let (start, sectors) = (bio.sector(), u64::from(bio.sectors()));
         if let Some(bio) = self.origin.admit(start, sectors, bio) {
             bio.submit();
@@ -431,7 +475,10 @@ impl Merge {
         Window::plan(&mut entries);
         let entries = Arc::new(entries, GFP_KERNEL)?;
         let window = Window::of_sorted(&entries);
-        self.secure_window(overlay, &window);
+        if !self.secure_window(overlay, &window) {
+            // It is to stop.
+            return Ok(true);
+        }
         self.state.lock().window = Some(entries.clone());
         let old = self.writers.turn();
         self.changed.wait_until(|| self.writers.is_quiet(old));
@@ -480,8 +527,9 @@ impl Merge {
         Some((state.unlisted?, state.window.clone()?))
     }
 
-    /// Sees to it that the other overlays have exceptions for the whole window. Sleeps.
-    fn secure_window(&self, overlay: &Overlay, window: &Window<'_>) {
+    /// Sees to it that the other overlays have exceptions for the whole window. False if the merge
+    /// is to stop before they have. Sleeps.
+    fn secure_window(&self, overlay: &Overlay, window: &Window<'_>) -> bool {
         let size = overlay.chunk();
         let mut begun = window.runs(u64::MAX);
         let mut count = 0;
@@ -491,25 +539,27 @@ impl Merge {
             count += 1;
             if !self.origin.prepare(start, sectors) {
                 // As many copies as can be are under way.
-                self.secure_runs(overlay, begun.clone().take(count));
+                if !self.secure_runs(overlay, begun.clone().take(count)) {
+                    return false;
+                }
                 begun = rest.clone();
                 count = 0;
             }
         }
-        self.secure_runs(overlay, begun);
+        self.secure_runs(overlay, begun)
     }
 
     /// Waits for the copies of runs, and then for their exceptions. In this order, as asking for
     /// the first exception when it is ready would make a commit of little more than that.
-    fn secure_runs(&self, overlay: &Overlay, runs: impl Iterator<Item = Run> + Clone) {
+    fn secure_runs(&self, overlay: &Overlay, runs: impl Iterator<Item = Run> + Clone) -> bool {
+        let stop = || self.stopping.load(Ordering::Acquire);
         let size = overlay.chunk();
         let range = |run: Run| (size.sector_of(run.origin), size.sector_of(run.len));
         for (start, sectors) in runs.clone().map(range) {
             self.origin.await_copies(start, sectors);
         }
-        for (start, sectors) in runs.map(range) {
-            self.origin.secure(start, sectors);
-        }
+        runs.map(range)
+            .all(|(start, sectors)| self.origin.secure(start, sectors, stop))
     }
 
     /// Reads the entries from `start` to the end of the list, and leaves the image of the area in

@@ -13,17 +13,21 @@ use crate::dm::Setup;
 use crate::dm::Status;
 use crate::dm::StatusKind;
 use crate::dm::Stop;
+use crate::dm::SuspendKind;
 use crate::dm::Target;
 use crate::dm::Visitor;
 use crate::origin_set::Origin;
+use crate::origin_set::Outlet;
 use crate::overlay::Tag;
 use crate::snapshot::failed;
 use core::fmt::Write;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// A device of which snapshots are taken.
 pub(crate) struct OriginTarget {
     origin: Origin,
+    outlet: Arc<Outlet>,
     device: Device,
     sectors: u64,
 }
@@ -48,12 +52,26 @@ impl Target for OriginTarget {
         let origin = Origin::get(device.number()).map_err(failed)?;
         setup.set_flush_bios(1);
         let sectors = setup.sectors();
+        let outlet = origin.add_outlet().map_err(failed)?;
         let target = Self {
             origin,
+            outlet,
             device,
             sectors,
         };
         KBox::pin(target, GFP_KERNEL).map_err(|_| failed(ENOMEM))
+    }
+
+    fn presuspend(&self, kind: SuspendKind) {
+        self.origin.leave(&self.outlet, kind);
+    }
+
+    fn presuspend_undo(&self) {
+        self.outlet.stay();
+    }
+
+    fn resume(&self) {
+        self.outlet.stay();
     }
 
     fn map(&self, mut bio: NewBio<Tag>) -> Mapped {
@@ -65,11 +83,16 @@ impl Target for OriginTarget {
             return bio.remap(&self.device, start);
         }
         bio.set_target(&self.device, start);
+        bio.data().outlet = self.outlet.id();
         let (bio, held) = bio.hold();
         if let Some(bio) = self.origin.admit(start, u64::from(sectors), bio) {
             bio.submit();
         }
         held
+    }
+
+    fn teardown(&self) {
+        self.origin.remove_outlet(&self.outlet);
     }
 
     fn status(&self, kind: StatusKind, out: &mut Status<'_>) {

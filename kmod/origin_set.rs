@@ -14,8 +14,10 @@
 use crate::copier::Copier;
 use crate::copier::Standing;
 use crate::dm::new_irq_lock;
+use crate::dm::parameters;
 use crate::dm::CopyJob;
 use crate::dm::DeviceNumber;
+use crate::dm::Failure;
 use crate::dm::IrqLock;
 use crate::dm::Kcopyd;
 use crate::dm::MemPool;
@@ -23,12 +25,17 @@ use crate::dm::Outcome;
 use crate::dm::Pass;
 use crate::dm::PoolBox;
 use crate::dm::Region;
+use crate::dm::SuspendKind;
 use crate::dm::MAX_DESTINATIONS;
 use crate::holey_core::format::ChunkSize;
 use crate::holey_core::index::Run;
 use crate::merge::Merge;
 use crate::overlay::Bio;
+use crate::overlay::Bios;
+use crate::overlay::Overlay;
 use core::ops::Deref;
+use core::sync::atomic::AtomicU8;
+use core::sync::atomic::Ordering;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -65,6 +72,33 @@ pub(crate) struct OriginSet {
 struct Members {
     copiers: KVec<Arc<Copier>>,
     merges: KVec<Arc<Merge>>,
+    outlets: KVec<Arc<Outlet>>,
+}
+
+/// A device through which the origin is written to.
+#[derive(Default)]
+pub(crate) struct Outlet {
+    leaving: AtomicU8,
+}
+
+const STAYING: u8 = 0;
+const LEAVING: u8 = 1;
+const LEAVING_NOFLUSH: u8 = 2;
+
+/// Tells outlets apart.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct OutletId(usize);
+
+impl Outlet {
+    /// The name of the outlet while it exists.
+    pub(crate) fn id(self: &Arc<Self>) -> OutletId {
+        OutletId(Arc::as_ptr(self) as usize)
+    }
+
+    /// Its device stays: its writes may wait for space.
+    pub(crate) fn stay(&self) {
+        self.leaving.store(STAYING, Ordering::Release);
+    }
 }
 
 /// A user's hold on an origin.
@@ -87,7 +121,7 @@ impl Origin {
         let set = Arc::pin_init(
             try_pin_init!(OriginSet {
                 number,
-                kcopyd: Kcopyd::new()?,
+                kcopyd: Kcopyd::new(parameters::copy_throttle())?,
                 tasks: MemPool::new(RESERVED_TASKS)?,
                 opening <- new_mutex!((), "holey_opening"),
                 members <- new_irq_lock!(Members::default(), c"holey_members"),
@@ -213,14 +247,66 @@ impl OriginSet {
         })
     }
 
-    /// Sleeps until a write to the range would be let through.
-    pub(crate) fn secure(&self, start: u64, sectors: u64) {
+    /// Sleeps until a write to the range would be let through. False if `stop` said so before:
+    /// whoever makes it do so calls [`Self::nudge`].
+    pub(crate) fn secure(&self, start: u64, sectors: u64, stop: impl Fn() -> bool) -> bool {
         loop {
             match self.survey(start, sectors) {
-                Verdict::Clear => return,
+                Verdict::Clear => return true,
                 Verdict::Copy(task) => self.copy(task),
-                Verdict::Wait(wait) => wait.copier.wait_for(wait.chunk),
+                Verdict::Wait(_) if stop() => return false,
+                Verdict::Wait(wait) => wait.copier.wait_for(wait.chunk, &stop),
             }
+        }
+    }
+
+    /// Makes everybody look again at what they wait for.
+    pub(crate) fn nudge(&self) {
+        let members = self.members.lock();
+        members.copiers.iter().for_each(Copier::kick);
+    }
+
+    /// The device of an outlet is about to be suspended: none of its writes may wait for space any
+    /// longer. They go back to the core, if that takes them; if not, full stores are given up.
+    pub(crate) fn leave(&self, outlet: &Outlet, kind: SuspendKind) {
+        let how = match kind {
+            SuspendKind::Flush => LEAVING,
+            SuspendKind::NoFlush => LEAVING_NOFLUSH,
+        };
+        outlet.leaving.store(how, Ordering::Release);
+        self.nudge();
+    }
+
+    /// Sees to the writes of leaving outlets that wait for space in `overlay`. Called by its worker
+    /// again and again for as long as there is none.
+    pub(crate) fn dismiss(&self, copier: &Arc<Copier>, overlay: &Overlay) {
+        let mut back = Bios::default();
+        let mut full = false;
+        let members = self.members.lock();
+        for outlet in members.outlets.iter() {
+            let leaving = outlet.leaving.load(Ordering::Acquire);
+            if leaving == STAYING {
+                continue;
+            }
+            let mut state = overlay.state.lock();
+            let blocked = &mut state.blocked.origin;
+            let mut theirs = blocked.extract(|tag| tag.outlet == outlet.id());
+            if leaving == LEAVING_NOFLUSH {
+                back.append(&mut theirs);
+            } else {
+                full |= !theirs.is_empty();
+                blocked.append(&mut theirs);
+            }
+        }
+        drop(members);
+        if full {
+            Copier::invalidate(
+                copier,
+                "the COW device is full and its origin is being suspended",
+            );
+        }
+        while let Some(bio) = back.pop() {
+            bio.end_failed(Failure::Requeue);
         }
     }
 
@@ -236,15 +322,34 @@ impl OriginSet {
 
     /// Adds a copier; it takes part once it is active.
     pub(crate) fn add_copier(&self, copier: &Arc<Copier>) -> Result {
+        self.add(|members| &mut members.copiers, copier)
+    }
+
+    /// Adds a device that writes to the origin.
+    pub(crate) fn add_outlet(&self) -> Result<Arc<Outlet>> {
+        let outlet = Arc::new(Outlet::default(), GFP_KERNEL)?;
+        self.add(|members| &mut members.outlets, &outlet)?;
+        Ok(outlet)
+    }
+
+    /// Takes such a device out.
+    pub(crate) fn remove_outlet(&self, outlet: &Arc<Outlet>) {
+        let mut members = self.members.lock();
+        members.outlets.retain(|other| !Arc::ptr_eq(other, outlet));
+    }
+
+    /// Adds to one of the lists: nothing can be allocated while they are locked.
+    fn add<T>(&self, list: impl Fn(&mut Members) -> &mut KVec<Arc<T>>, new: &Arc<T>) -> Result {
         let mut room = KVec::new();
         loop {
             let mut members = self.members.lock();
-            let len = members.copiers.len();
+            let place = list(&mut members);
+            let len = place.len();
             if room.capacity() > len {
-                let old = core::mem::replace(&mut members.copiers, room);
+                let old = core::mem::replace(place, room);
                 // There is room for all of them and one more.
-                for copier in Iterator::chain(old.iter(), [copier]) {
-                    let _ = members.copiers.push_within_capacity(copier.clone());
+                for member in Iterator::chain(old.iter(), [new]) {
+                    let _ = place.push_within_capacity(member.clone());
                 }
                 drop(members);
                 return Ok(());

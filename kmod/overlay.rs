@@ -19,8 +19,10 @@
 use crate::arena::Arena;
 use crate::dm::new_irq_lock;
 use crate::dm::new_wait_queue;
+use crate::dm::parameters;
 use crate::dm::without_io;
 use crate::dm::BioList;
+use crate::dm::Failure;
 use crate::dm::IoBuffer;
 use crate::dm::IrqLock;
 use crate::dm::WaitQueue;
@@ -38,6 +40,7 @@ use crate::holey_core::index::Run;
 use crate::holey_core::pending;
 use crate::holey_core::pending::Pending;
 use crate::holey_core::pending::State as Progress;
+use crate::origin_set::OutletId;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicUsize;
@@ -46,6 +49,8 @@ use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 
 /// Exceptions that can be in the making at a time.
 const SLOTS: usize = 2048;
@@ -76,6 +81,8 @@ pub(crate) struct Tag {
     pub(crate) cow: u64,
     /// The commit that it waits for.
     pub(crate) ticket: u64,
+    /// Which device it came through, for writes to the origin.
+    pub(crate) outlet: OutletId,
 }
 
 /// What has to be done when a bio ends.
@@ -117,6 +124,14 @@ pub(crate) enum Condition {
     Invalid,
 }
 
+/// The store is full, and those who need a chunk wait until it has been extended.
+pub(crate) struct Starving {
+    /// Since when.
+    pub(crate) since: Instant<Monotonic>,
+    /// An event has been raised.
+    pub(crate) told: bool,
+}
+
 type Slots = KVVec<pending::Slot<Waiters>>;
 
 /// What the lock protects.
@@ -129,8 +144,13 @@ pub(crate) struct State {
     pub(crate) wanted: u64,
     /// Wait for their ticket to be durable, in the order of tickets.
     pub(crate) flushes: Bios,
-    /// Wait for a slot, or for the header to say that the store is invalid.
+    /// Wait for a slot, for space, or for the header to say that the store is invalid.
     pub(crate) blocked: Waiters,
+    /// The store was full when the snapshot was written to (store PO): it can only be read.
+    pub(crate) overflowed: bool,
+    pub(crate) starving: Option<Starving>,
+    /// The snapshot's device is being suspended: writes to it that wait for space end like this.
+    pub(crate) leaving: Option<Failure>,
     /// Fresh writes that have ended and wait for memory of the index.
     pub(crate) late: Bios,
     /// Directed at a device and to be sent from a thread that may sleep.
@@ -142,24 +162,46 @@ pub(crate) struct State {
 impl State {
     /// Whether the worker has something to do, now or after a while.
     pub(crate) fn has_work(&self) -> bool {
-        self.has_urgent_work() || self.pending.ready_len() != 0
+        self.has_urgent_work() || self.pending.ready_len() != 0 || self.starving.is_some()
     }
 
     /// Whether the worker has something to do at once.
     pub(crate) fn has_urgent_work(&self) -> bool {
         let blocked = !self.blocked.writes.is_empty() || !self.blocked.origin.is_empty();
         let ready = self.pending.ready_len() != 0;
+        let soon = self.hurry || self.starving.is_some() || self.wanted > self.pending.durable();
         !self.late.is_empty()
             || !self.send.is_empty()
             || self.condition == Condition::Invalidating
+            || self.can_dismiss()
             || blocked && self.can_unblock()
-            || ready && (self.hurry || self.wanted > self.pending.durable())
+            || ready && soon
+    }
+
+    /// Whether writes to the snapshot have to end, as they cannot wait for space any longer.
+    pub(crate) fn can_dismiss(&self) -> bool {
+        self.starving.is_some() && self.leaving.is_some() && !self.blocked.writes.is_empty()
+    }
+
+    /// Slots that can still be taken.
+    pub(crate) fn room(&self) -> usize {
+        let most = parameters::cow_threshold().max(1);
+        most.saturating_sub(self.pending.len())
+            .min(self.pending.room())
+    }
+
+    /// Whether the snapshot can be written to.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.condition == Condition::Valid && !self.overflowed
     }
 
     /// Whether those who are blocked would get further now.
     pub(crate) fn can_unblock(&self) -> bool {
         match self.condition {
-            Condition::Valid => self.pending.room() != 0,
+            Condition::Valid => {
+                self.starving.is_none() && self.room() != 0
+                    || self.overflowed && !self.blocked.writes.is_empty()
+            }
             Condition::Invalidating => false,
             Condition::Invalid => true,
         }
@@ -185,11 +227,11 @@ impl State {
             }
             return true;
         }
-        let full = self.pending.room() == 0;
+        let full = self.room() == 0;
         if full {
             self.wanted = self.pending.issued();
         }
-        full
+        full || self.starving.is_some()
     }
 
     /// Puts a bio behind all that is ready now.
@@ -231,6 +273,7 @@ pub(crate) struct Overlay {
     growing: Mutex<()>,
     young: AtomicUsize,
     usable: AtomicBool,
+    writable: AtomicBool,
     few_nodes: AtomicBool,
     /// Chunks up to the end of the last metadata area that is in use.
     metadata: AtomicU64,
@@ -238,8 +281,13 @@ pub(crate) struct Overlay {
 
 impl Overlay {
     /// An overlay without exceptions over an origin of `origin_chunks` chunks.
-    pub(crate) fn new(chunk: ChunkSize, origin_chunks: u64) -> Result<Arc<Self>> {
-        let layout = Layout::new(chunk);
+    pub(crate) fn new(layout: Layout, origin_chunks: u64) -> Result<Arc<Self>> {
+        // Nothing is written about a transient store.
+        let area_bytes = if layout.is_transient() {
+            0
+        } else {
+            layout.chunk().bytes()
+        };
         let state = State {
             writer: IndexWriter::new(),
             pending: Pending::new(slots()?, KVVec::from_elem(0, SLOTS, GFP_KERNEL)?),
@@ -248,14 +296,17 @@ impl Overlay {
             wanted: 0,
             flushes: Bios::default(),
             blocked: Waiters::default(),
+            overflowed: false,
+            starving: None,
+            leaving: None,
             late: Bios::default(),
             send: Bios::default(),
             hurry: false,
         };
         let area = Area {
-            image: AreaImage::new(layout, IoBuffer::new(chunk.bytes())?),
-            spill: AreaImage::new(layout, IoBuffer::new(chunk.bytes())?),
-            zeros: IoBuffer::new(chunk.bytes())?,
+            image: AreaImage::new(layout, IoBuffer::new(area_bytes)?),
+            spill: AreaImage::new(layout, IoBuffer::new(area_bytes)?),
+            zeros: IoBuffer::new(area_bytes)?,
         };
         let overlay = Arc::pin_init(
             pin_init!(Self {
@@ -269,8 +320,9 @@ impl Overlay {
                 growing <- new_mutex!((), "holey_growing"),
                 young: AtomicUsize::new(0),
                 usable: AtomicBool::new(true),
+                writable: AtomicBool::new(true),
                 few_nodes: AtomicBool::new(true),
-                metadata: AtomicU64::new(2),
+                metadata: AtomicU64::new(layout.first_data()),
             }? Error),
             GFP_KERNEL,
         )?;
@@ -321,6 +373,7 @@ impl Overlay {
         self.young.store(state.pending.len(), Ordering::Release);
         let valid = state.condition == Condition::Valid;
         self.usable.store(valid, Ordering::Relaxed);
+        self.writable.store(state.is_writable(), Ordering::Relaxed);
         let few = state.writer.free_nodes() < FEW_NODES;
         self.few_nodes.store(few, Ordering::Relaxed);
     }
@@ -345,6 +398,11 @@ impl Overlay {
         self.usable.load(Ordering::Relaxed)
     }
 
+    /// Whether the snapshot can be written to, without taking the lock.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
+    }
+
     /// Says where the metadata ends now.
     pub(crate) fn note_area(&self, area: u64) {
         self.metadata
@@ -364,11 +422,6 @@ impl Overlay {
         let mut state = self.state.lock();
         state.condition = condition;
         self.note(&state);
-    }
-
-    /// Whether the store can be used.
-    pub(crate) fn condition(&self) -> Condition {
-        self.state.lock().condition
     }
 
     /// Takes slots for a run. The caller has checked that there is room and that no chunk of it

@@ -9,15 +9,19 @@ use crate::dm::CtrError;
 use crate::dm::Device;
 use crate::dm::Ended;
 use crate::dm::EndedBio;
+use crate::dm::Failure;
 use crate::dm::IoClient;
+use crate::dm::Limits;
 use crate::dm::Mapped;
 use crate::dm::NewBio;
 use crate::dm::Setup;
 use crate::dm::Status;
 use crate::dm::StatusKind;
 use crate::dm::Stop;
+use crate::dm::SuspendKind;
 use crate::dm::Target;
 use crate::dm::Visitor;
+use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
 use crate::holey_core::table::TableError;
 use crate::origin_set::Origin;
@@ -52,7 +56,10 @@ impl Line {
         let words = (0..args.len())
             .filter_map(|n| args.get(n))
             .map(CStr::to_bytes);
-        let store = StoreLine::parse(words).map_err(report)?;
+        let mut store = StoreLine::parse(words);
+        if store.as_ref().is_err_and(TableError::comes_before_devices) {
+            store = Ok(store.map_err(report)?);
+        }
         let (Some(origin), Some(cow)) = (args.get(0), args.get(1)) else {
             return Err(report(TableError::TooFewWords { got: 0, want: 4 }));
         };
@@ -71,6 +78,7 @@ impl Line {
         let cow = setup
             .open(cow, Access::AsTable)
             .map_err(|errno| CtrError::new(errno, c"Cannot get COW device"))?;
+        let store = store.map_err(report)?;
         Ok(Self { origin, cow, store })
     }
 }
@@ -95,10 +103,14 @@ pub(crate) fn write_status(
     out: &mut Status<'_>,
     origin: &Device,
     cow: &Device,
+    line: &StoreLine,
     overlay: Option<&Arc<Overlay>>,
     merge_failed: bool,
 ) {
-    let condition = overlay.map(|overlay| overlay.condition());
+    let (condition, overflowed) = overlay.map_or((None, false), |overlay| {
+        let state = overlay.state.lock();
+        (Some(state.condition), state.overflowed)
+    });
     let valid = condition == Some(Condition::Valid);
     let chunk = overlay.map_or(0, |overlay| overlay.chunk().sectors());
     let yes_no = |yes| if yes { 'y' } else { 'n' };
@@ -107,20 +119,30 @@ pub(crate) fn write_status(
         (StatusKind::Info, None) => write!(out, "Unknown"),
         (StatusKind::Info, Some(_)) if !valid => write!(out, "Invalid"),
         (StatusKind::Info, Some(_)) if merge_failed => write!(out, "Merge failed"),
+        (StatusKind::Info, Some(_)) if overflowed => write!(out, "Overflow"),
         (StatusKind::Info, Some(overlay)) => {
             let (allocated, metadata) = overlay.usage();
             write!(out, "{}/{} {}", allocated, cow.sectors(), metadata)
         }
         (StatusKind::Table, _) => {
-            write!(out, "{} {} P {}", origin.number(), cow.number(), chunk)
+            let (origin, cow) = (origin.number(), cow.number());
+            let transient = overlay.is_some_and(|overlay| overlay.layout.is_transient());
+            // After a handover the store is what the source has made.
+            let kind = match line.kind {
+                _ if transient => StoreKind::Transient,
+                StoreKind::Transient if overlay.is_some() => StoreKind::Persistent,
+                kind => kind,
+            };
+            write!(out, "{} {} {} {}{}", origin, cow, kind.name(), chunk, line.features)
         }
         (StatusKind::Measurement, _) => write!(
             out,
-            ",snap_origin_name={},snap_cow_name={},snap_valid={},snap_merge_failed={},snapshot_overflowed=n;",
+            ",snap_origin_name={},snap_cow_name={},snap_valid={},snap_merge_failed={},snapshot_overflowed={};",
             origin.number(),
             cow.number(),
             yes_no(valid),
-            yes_no(merge_failed)
+            yes_no(merge_failed),
+            yes_no(overflowed)
         ),
     };
 }
@@ -143,18 +165,22 @@ impl Target for Snapshot {
             Some(_) => None,
             None => {
                 let io = IoClient::new().map_err(failed)?;
-                let chunk = line.store.chunk;
-                let opened = store::open(&io, &line.origin, &line.cow, setup.sectors(), chunk);
+                let sectors = setup.sectors();
+                let opened = store::open(&io, &line.origin, &line.cow, sectors, line.store);
                 Some(opened.map_err(|error| error.report(&line.cow))?)
             }
         };
         setup.set_flush_bios(1);
-        setup.set_write_cache();
+        if line.store.kind != StoreKind::Transient {
+            setup.set_write_cache();
+        }
+        set_up_discards(setup, &line.store);
         let copier = Copier::new(
             Origin::get(line.origin.number()).map_err(failed)?,
             line.origin,
             line.cow,
             setup.sectors(),
+            line.store,
             overlay,
             setup.table(),
         )
@@ -176,6 +202,17 @@ impl Target for Snapshot {
 
     fn end_io(&self, bio: EndedBio<Tag>) -> Ended {
         Copier::end_io(&self.copier, bio)
+    }
+
+    fn presuspend(&self, kind: SuspendKind) {
+        self.copier.leave(Some(match kind {
+            SuspendKind::Flush => Failure::NoSpace,
+            SuspendKind::NoFlush => Failure::Requeue,
+        }));
+    }
+
+    fn presuspend_undo(&self) {
+        self.copier.leave(None);
     }
 
     fn postsuspend(&self) {
@@ -203,6 +240,7 @@ impl Target for Snapshot {
             }
         }
         copier.set_suspended(false);
+        copier.leave(None);
         Copier::activate(copier);
     }
 
@@ -219,8 +257,19 @@ impl Target for Snapshot {
             out,
             copier.origin_device(),
             copier.cow_device(),
+            copier.line(),
             overlay,
             false,
+        );
+    }
+
+    fn io_hints(&self, limits: &mut Limits<'_>) {
+        hint_discards(
+            &self.copier.origin,
+            self.copier.cow_device(),
+            self.copier.overlay(),
+            self.copier.line(),
+            limits,
         );
     }
 
@@ -228,6 +277,31 @@ impl Target for Snapshot {
         let copier = &self.copier;
         visitor.visit(copier.origin_device(), 0, copier.origin_sectors())?;
         visitor.visit(copier.cow_device(), 0, copier.cow_device().sectors())
+    }
+}
+
+/// Says how many discards the target wants of each.
+pub(crate) fn set_up_discards(setup: &mut Setup<'_>, line: &StoreLine) {
+    if line.features.discard_zeroes_cow {
+        setup.set_discard_bios(1 + u32::from(line.features.discard_passdown_origin));
+    }
+}
+
+/// Makes the core split discards at the borders of chunks. Until a handover, the chunks are those of the source.
+pub(crate) fn hint_discards(
+    origin: &Origin,
+    cow: &Device,
+    overlay: Option<&Arc<Overlay>>,
+    line: &StoreLine,
+    limits: &mut Limits<'_>,
+) {
+    if !line.features.discard_zeroes_cow {
+        return;
+    }
+    let source = origin.user_of(cow.number(), None);
+    let overlay = overlay.or(source.as_ref().and_then(|source| source.overlay()));
+    if let Some(overlay) = overlay {
+        limits.set_discard_unit(overlay.chunk().sectors());
     }
 }
 

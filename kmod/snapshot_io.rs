@@ -7,6 +7,8 @@
 //! - A write that covers whole chunks that are not there goes straight to new COW chunks, which
 //!   are mapped when it ends.
 //! - Any other write waits until its chunk has been copied.
+//! - A discard, if the table line asks for it, zeroes chunks that are in the COW device; to the
+//!   others it does nothing.
 //!
 //! A write to the snapshot is acknowledged when its data is in the COW device; its exception is
 //! committed when a flush asks for it, when many have gathered, or after
@@ -16,10 +18,15 @@
 
 use crate::copier::Begin;
 use crate::copier::Copier;
+use crate::dm::Device;
 use crate::dm::Ended;
 use crate::dm::EndedBio;
 use crate::dm::Mapped;
 use crate::dm::NewBio;
+use crate::dm::Pass;
+use crate::dm::PoolBox;
+use crate::dm::Region;
+use crate::dm::ZeroJob;
 use crate::holey_core::alloc;
 use crate::holey_core::epoch::Ticket;
 use crate::holey_core::index::Extent;
@@ -63,6 +70,10 @@ impl Copier {
         }
         if bio.is_flush() {
             Self::map_flush(this, overlay, bio)
+        } else if bio.is_write() && !overlay.is_writable() {
+            bio.kill()
+        } else if bio.is_discard() {
+            Self::map_discard(this, overlay, bio)
         } else if bio.is_write() {
             Self::map_write(this, overlay, bio)
         } else {
@@ -120,6 +131,38 @@ impl Copier {
         state.await_durable(bio);
         drop(state);
         Self::kick(this);
+        held
+    }
+
+    /// The first copy of a discard is for the COW device, the second, if there is one, for the
+    /// origin. None crosses the border of a chunk.
+    fn map_discard(this: &Arc<Self>, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
+        let sector = bio.sector();
+        if bio.copy_number() != 0 {
+            // As stock does, no snapshot of the origin keeps what is discarded: that would fill the
+            // COW devices instead of making room. An origin write must not overtake it.
+            let tag = bio.data();
+            tag.role = Role::Tracked;
+            tag.epoch = overlay.readers.enter().to_raw();
+            return bio.remap(this.origin_device(), sector);
+        }
+        let size = overlay.chunk();
+        let found = overlay.lookup(size.chunk_of(sector));
+        let (bio, held) = bio.hold();
+        let Some(Extent::Mapped { cow, .. }) = found else {
+            bio.end_ok();
+            return held;
+        };
+        let offset = size.offset_of(sector);
+        let most = u64::from(size.sectors()) - offset;
+        let task = ZeroTask {
+            cow: this.cow_device().clone(),
+            sector: size.sector_of(cow) + offset,
+            sectors: u64::from(bio.sectors()).min(most),
+            bio,
+            _pass: this.enter(),
+        };
+        this.origin.kcopyd().zero(this.zeroings.take(task));
         held
     }
 
@@ -241,7 +284,7 @@ impl Copier {
                 return None;
             }
             Decision::NoSpace => {
-                self.give_up(overlay, state, "the COW device is full");
+                self.out_of_space(overlay, state, false);
                 state.blocked.writes.push(bio);
                 return None;
             }
@@ -364,6 +407,35 @@ impl Copier {
             ..Tag::default()
         };
         bio.set_target(self.cow_device(), sector);
+    }
+}
+
+/// Zeroes a part of a COW chunk for a discard. The pass is dropped last: whoever tears the copier
+/// down waits for it.
+pub(crate) struct ZeroTask {
+    cow: Device,
+    sector: u64,
+    sectors: u64,
+    bio: Bio,
+    _pass: Pass,
+}
+
+impl ZeroJob for ZeroTask {
+    fn region(&self) -> Region<'_> {
+        Region {
+            device: &self.cow,
+            sector: self.sector,
+            sectors: self.sectors,
+        }
+    }
+
+    fn done(job: PoolBox<Self>, ok: bool) {
+        let Self { bio, .. } = PoolBox::into_inner(job);
+        if ok {
+            bio.end_ok();
+        } else {
+            bio.end_error();
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The persistent store on its COW device: opening, making, and changing it.
+//! The store on a COW device: opening, making, and changing it.
 
 use crate::dm::CtrError;
 use crate::dm::Device;
@@ -14,10 +14,14 @@ use crate::holey_core::format::ChunkSize;
 use crate::holey_core::format::Exception;
 use crate::holey_core::format::FormatError;
 use crate::holey_core::format::Header;
+use crate::holey_core::format::Layout;
 use crate::holey_core::format::UsedMap;
 use crate::holey_core::format::HEADER_LEN;
+use crate::holey_core::format::MAX_COW_CHUNKS;
 use crate::holey_core::format::SECTOR_SIZE;
 use crate::holey_core::index::IndexError;
+use crate::holey_core::table::StoreKind;
+use crate::holey_core::table::StoreLine;
 use crate::overlay::Condition;
 use crate::overlay::Overlay;
 use core::mem;
@@ -96,11 +100,50 @@ impl StoreError {
     }
 }
 
-/// Opens the store of a COW device, or makes one if the device is fresh.
-///
-/// `chunk` is what the table line says; a header that says something else wins. `origin_sectors`
-/// is the length of the origin. Sleeps.
+/// Opens the store that a table line asks for. `origin_sectors` is the length of the origin.
+/// Sleeps.
 pub(crate) fn open(
+    io: &IoClient,
+    origin: &Device,
+    cow: &Device,
+    origin_sectors: u64,
+    line: StoreLine,
+) -> Result<Arc<Overlay>, StoreError> {
+    match (line.kind, line.chunk) {
+        (StoreKind::Transient, Some(chunk)) => open_transient(origin, cow, origin_sectors, chunk),
+        (_, chunk) => open_persistent(io, origin, cow, origin_sectors, chunk),
+    }
+}
+
+/// Makes an empty store that nothing on the COW device tells of.
+fn open_transient(
+    origin: &Device,
+    cow: &Device,
+    origin_sectors: u64,
+    chunk: ChunkSize,
+) -> Result<Arc<Overlay>, StoreError> {
+    check_blocks(chunk, [origin, cow])?;
+    let cow_chunks = chunk.chunks_within(cow.sectors());
+    if cow_chunks >= MAX_COW_CHUNKS {
+        return Err(FormatError::CowTooLarge(cow_chunks).into());
+    }
+    let origin_chunks = chunk.chunks_covering(origin_sectors);
+    Ok(Overlay::new(Layout::transient(chunk), origin_chunks)?)
+}
+
+fn check_blocks(chunk: ChunkSize, devices: [&Device; 2]) -> Result<(), StoreError> {
+    for device in devices {
+        let block = device.block_sectors();
+        if chunk.sectors() % block != 0 {
+            return Err(StoreError::BlockSize(chunk.sectors(), block));
+        }
+    }
+    Ok(())
+}
+
+/// Opens the store of a COW device, or makes one if the device is fresh. `chunk` is what the table
+/// line says; a header that says something else wins.
+fn open_persistent(
     io: &IoClient,
     origin: &Device,
     cow: &Device,
@@ -122,14 +165,9 @@ pub(crate) fn open(
         (None, Some(chunk)) => chunk,
         (None, None) => ChunkSize::new(DEFAULT_CHUNK_SECTORS.max(cow.block_sectors()))?,
     };
-    for device in [origin, cow] {
-        let block = device.block_sectors();
-        if size.sectors() % block != 0 {
-            return Err(StoreError::BlockSize(size.sectors(), block));
-        }
-    }
+    check_blocks(size, [origin, cow])?;
     let bounds = Bounds::new(size, origin_sectors, cow.sectors())?;
-    let overlay = Overlay::new(size, bounds.origin_chunks)?;
+    let overlay = Overlay::new(Layout::new(size), bounds.origin_chunks)?;
     match header {
         None => format(io, cow, &overlay)?,
         Some(header) if !header.valid => {
@@ -171,14 +209,17 @@ fn format(io: &IoClient, cow: &Device, overlay: &Overlay) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Makes the header say, durably, that the store is not to be used. `zeros` is one chunk of zeros
-/// to work with: there may be no other memory. Sleeps.
+/// Makes the header, if there is one, say durably that the store is not to be used. `zeros` is one
+/// chunk of zeros to work with: there may be no other memory. Sleeps.
 pub(crate) fn mark_invalid(
     io: &IoClient,
     cow: &Device,
     overlay: &Overlay,
     zeros: &mut IoBuffer,
 ) -> Result {
+    if overlay.layout.is_transient() {
+        return Ok(());
+    }
     write_header(io, cow, overlay, false, zeros, 0..block_bytes(cow))
 }
 

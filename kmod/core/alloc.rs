@@ -36,7 +36,7 @@ impl<H: DerefMut<Target = [u64]>> Allocator<H> {
     pub fn new(layout: Layout, holes: H) -> Self {
         Self {
             layout,
-            next_free: Layout::FIRST_DATA,
+            next_free: layout.first_data(),
             in_use: 0,
             holes,
             hole_count: 0,
@@ -89,6 +89,12 @@ impl<H: DerefMut<Target = [u64]>> Allocator<H> {
         Some(run)
     }
 
+    /// Whether a device that has `cow_chunks` now has a chunk left.
+    pub fn has_room(&self, cow_chunks: u64) -> bool {
+        self.in_use < self.layout.capacity(cow_chunks)
+            && (self.hole_count != 0 || self.next_free < cow_chunks)
+    }
+
     /// Gives chunks back that were taken and never listed.
     pub fn give_back(&mut self, run: Run) {
         self.in_use = self.in_use.saturating_sub(run.len);
@@ -119,10 +125,7 @@ impl<H: DerefMut<Target = [u64]>> Allocator<H> {
 
     fn bump(&mut self, want: u64, cow_chunks: u64) -> Option<Run> {
         let first = self.next_free;
-        let stride = self.layout.entries() + 1;
-        // Areas stand at 1 modulo the stride; a data chunk has at most `entries` data chunks from
-        // itself to the next one.
-        let to_area = stride - (first + stride - 1) % stride;
+        let to_area = self.layout.data_from(first);
         let len = want.min(to_area).min(cow_chunks.checked_sub(first)?);
         if len == 0 {
             return None;
@@ -201,6 +204,30 @@ mod tests {
         want.extend(7..258);
         want.push(259);
         assert_eq!(got, want);
+    }
+
+    #[test]
+    fn a_transient_store_is_data_from_end_to_end() {
+        let layout = Layout::transient(ChunkSize::new(1).unwrap());
+        let mut alloc = Allocator::new(layout, vec![0; 4]);
+        assert_eq!(alloc.next_free(), 0);
+        assert_eq!(alloc.take(300, 1000), Some(Run { first: 0, len: 300 }));
+        assert_eq!(
+            alloc.take(800, 1000),
+            Some(Run {
+                first: 300,
+                len: 700
+            })
+        );
+        assert_eq!(alloc.next_free(), 1000);
+        assert_eq!(alloc.take(1, 1000), None);
+        assert_eq!(
+            alloc.take(1, 1001),
+            Some(Run {
+                first: 1000,
+                len: 1
+            })
+        );
     }
 
     #[test]

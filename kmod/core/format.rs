@@ -32,8 +32,8 @@ pub const HEADER_LEN: usize = 16;
 pub const ENTRY_LEN: usize = 16;
 /// Chunk number of the header.
 pub const HEADER_CHUNK: u64 = 0;
-/// Smallest chunk that is accepted, in sectors (4 KiB).
-pub const MIN_CHUNK_SECTORS: u32 = 8;
+/// Smallest chunk that is accepted, in sectors.
+pub const MIN_CHUNK_SECTORS: u32 = 1;
 /// Largest chunk that is accepted, in sectors (64 MiB): an area is kept in memory whole.
 pub const MAX_CHUNK_SECTORS: u32 = 1 << 17;
 /// COW chunk numbers stay below this (4 EiB of 4 KiB chunks), so that an index entry stays small.
@@ -247,15 +247,41 @@ impl Exception {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     chunk: ChunkSize,
+    transient: bool,
 }
 
 impl Layout {
-    /// First chunk that can hold data.
+    /// First chunk of a persistent store that can hold data.
     pub const FIRST_DATA: u64 = 2;
 
-    /// The layout of a store with this chunk size.
+    /// The layout of a persistent store with this chunk size.
     pub const fn new(chunk: ChunkSize) -> Self {
-        Self { chunk }
+        Self {
+            chunk,
+            transient: false,
+        }
+    }
+
+    /// The layout of a transient store: every chunk holds data, and there is no list.
+    pub const fn transient(chunk: ChunkSize) -> Self {
+        Self {
+            chunk,
+            transient: true,
+        }
+    }
+
+    /// Whether the exceptions are kept in memory only.
+    pub const fn is_transient(self) -> bool {
+        self.transient
+    }
+
+    /// First chunk that can hold data.
+    pub const fn first_data(self) -> u64 {
+        if self.transient {
+            0
+        } else {
+            Self::FIRST_DATA
+        }
     }
 
     /// The chunk size.
@@ -275,18 +301,28 @@ impl Layout {
 
     /// Whether `chunk` is the header or an area.
     pub const fn is_metadata(self, chunk: u64) -> bool {
-        chunk == HEADER_CHUNK || chunk % (self.entries() + 1) == 1
+        !self.transient && (chunk == HEADER_CHUNK || chunk % (self.entries() + 1) == 1)
     }
 
     /// `chunk`, or the next one if it is metadata.
     pub const fn skip_metadata(self, chunk: u64) -> u64 {
-        if chunk < Self::FIRST_DATA {
-            Self::FIRST_DATA
+        if chunk < self.first_data() {
+            self.first_data()
         } else if self.is_metadata(chunk) {
             chunk.saturating_add(1)
         } else {
             chunk
         }
+    }
+
+    /// How many chunks there are from data chunk `chunk` to the next area.
+    pub const fn data_from(self, chunk: u64) -> u64 {
+        if self.transient {
+            return u64::MAX;
+        }
+        // Areas stand at 1 modulo the stride.
+        let stride = self.entries() + 1;
+        stride - chunk.wrapping_sub(1) % stride
     }
 
     /// How many areas lie wholly inside a COW device of `cow_chunks` chunks.
@@ -301,6 +337,9 @@ impl Layout {
     /// How many exceptions a COW device of `cow_chunks` chunks can list: an area may be filled
     /// only if the next one, which then ends the list, is on the device too.
     pub const fn capacity(self, cow_chunks: u64) -> u64 {
+        if self.transient {
+            return cow_chunks;
+        }
         let areas = self.areas_within(cow_chunks);
         if areas == 0 {
             return 0;

@@ -2,26 +2,75 @@
 
 //! What a table line asks for.
 //!
-//! The grammar is that of the stock targets:
+//! The grammar is that of the stock targets, with one more feature:
 //!
 //! ```text
 //! snapshot-origin <origin>
-//! snapshot        <origin> <COW device> <store> <chunk sectors> [<#features> <feature>...]
-//! snapshot-merge  <origin> <COW device> <store> <chunk sectors> [<#features> <feature>...]
+//! snapshot        <origin> <COW device> <store> <chunk sectors> [<#words> <feature>...]
+//! snapshot-merge  <origin> <COW device> <store> <chunk sectors> [<#words> <feature>...]
+//!
+//! <store>   P (persistent), PO (persistent, a full store stays readable), N (transient)
+//! <feature> discard_zeroes_cow | discard_passdown_origin | queue_if_no_space [<seconds>]
 //! ```
 
 use super::format::ChunkSize;
 use super::format::FormatError;
 use core::fmt;
 
-/// Most features that stock accepts.
-const MOST_FEATURES: usize = 2;
+/// Most words that features take.
+const MOST_FEATURE_WORDS: usize = 4;
 
 /// What follows the two devices in a table line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLine {
+    /// Where exceptions are kept.
+    pub kind: StoreKind,
     /// The chunk size; `None` (written as 0) takes it from the store's header.
     pub chunk: Option<ChunkSize>,
+    /// What is asked for beyond that.
+    pub features: Features,
+}
+
+/// Where exceptions are kept, and what becomes of a store that is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// `P`: on the COW device. A write that finds it full makes the snapshot invalid.
+    Persistent,
+    /// `PO`: as `P`, but a write to the snapshot that finds it full only ends the writing.
+    Overflow,
+    /// `N`: in memory; the COW device has data only.
+    Transient,
+}
+
+impl StoreKind {
+    /// As it is written in a table line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Persistent => "P",
+            Self::Overflow => "PO",
+            Self::Transient => "N",
+        }
+    }
+}
+
+/// What a table line asks for beyond the store; printed as in the line, with a space before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// A discard zeroes the chunks that are in the COW device.
+    pub discard_zeroes_cow: bool,
+    /// A discard is passed to the origin, too.
+    pub discard_passdown_origin: bool,
+    /// Those who find the store full wait until it has been extended.
+    pub queue_if_no_space: Option<Patience>,
+}
+
+/// How long those who find the store full wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For as long as it takes.
+    Endless,
+    /// For so many seconds.
+    Seconds(u32),
 }
 
 /// Why a table line is refused.
@@ -34,48 +83,55 @@ pub enum TableError {
         /// Words there should be.
         want: usize,
     },
-    /// More words than the grammar has a meaning for.
-    TooManyWords {
-        /// Words there are.
-        got: usize,
-        /// Words there should be.
-        want: usize,
-    },
+    /// The number of feature words is no number, too large, or more than there are.
+    FeatureCount,
+    /// A feature that nobody knows.
+    FeatureUnknown,
+    /// `discard_passdown_origin` without `discard_zeroes_cow`.
+    PassdownAlone,
     /// The store is neither P nor N.
     Store,
     /// The letter after P is not O.
     StoreOption,
-    /// Store N: not supported yet.
-    Transient,
-    /// Store PO: not supported yet.
-    Overflow,
     /// The chunk size is not a number.
     ChunkNumber,
     /// The chunk size is out of range.
     Chunk(FormatError),
-    /// The number of features is no number, too large, or more than there are words.
-    FeatureCount,
-    /// A feature that exists but is not supported yet.
-    FeatureUnsupported,
-    /// A feature that nobody knows.
-    FeatureUnknown,
+    /// A transient store whose chunk size is left open: there is no header to take it from.
+    TransientChunk,
 }
 
 impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::TooFewWords { got, want } => write!(f, "{got} arguments are too few, {want} are needed"),
-            Self::TooManyWords { got, want } => write!(f, "{got} arguments are too many, {want} are needed"),
-            Self::Store => f.write_str("the exception store must be P (persistent)"),
+            Self::FeatureCount => write!(
+                f,
+                "the number of feature words must be from 0 to {MOST_FEATURE_WORDS} and no more than follow it"
+            ),
+            Self::FeatureUnknown => f.write_str(
+                "unknown feature; there are discard_zeroes_cow, discard_passdown_origin and queue_if_no_space [SECONDS]",
+            ),
+            Self::PassdownAlone => f.write_str("discard_passdown_origin needs discard_zeroes_cow"),
+            Self::Store => f.write_str("the exception store must be P or PO (persistent) or N (transient)"),
             Self::StoreOption => f.write_str("the only option of store P is O, as in PO"),
-            Self::Transient => f.write_str("store N (transient) is not supported yet, use P"),
-            Self::Overflow => f.write_str("store PO is not supported yet, use P"),
             Self::ChunkNumber => f.write_str("the chunk size must be a number of sectors, or 0 to take it from the COW device"),
             Self::Chunk(error) => error.fmt(f),
-            Self::FeatureCount => write!(f, "the number of features must be from 0 to {MOST_FEATURES} and match the words behind it"),
-            Self::FeatureUnsupported => f.write_str("discard_zeroes_cow and discard_passdown_origin are not supported yet"),
-            Self::FeatureUnknown => f.write_str("unknown feature"),
+            Self::TransientChunk => f.write_str("store N has no header to take the chunk size from: it cannot be 0"),
         }
+    }
+}
+
+impl TableError {
+    /// Whether the line is refused before its devices are opened.
+    pub fn comes_before_devices(&self) -> bool {
+        matches!(
+            self,
+            Self::TooFewWords { .. }
+                | Self::FeatureCount
+                | Self::FeatureUnknown
+                | Self::PassdownAlone
+        )
     }
 }
 
@@ -90,48 +146,95 @@ impl StoreLine {
                 want: 4,
             });
         };
-        check_features(rest)?;
-        check_store(store)?;
+        let features = Features::parse(rest)?;
+        let kind = StoreKind::parse(store)?;
         let chunk = match number(chunk).ok_or(TableError::ChunkNumber)? {
+            0 if kind == StoreKind::Transient => return Err(TableError::TransientChunk),
             0 => None,
             sectors => Some(ChunkSize::new(sectors).map_err(TableError::Chunk)?),
         };
-        Ok(Self { chunk })
+        Ok(Self {
+            kind,
+            chunk,
+            features,
+        })
     }
 }
 
-fn check_store(word: &[u8]) -> Result<(), TableError> {
-    match (word.first(), word.get(1)) {
-        (Some(b'P' | b'p'), None) => Ok(()),
-        (Some(b'P' | b'p'), Some(b'O' | b'o')) => Err(TableError::Overflow),
-        (Some(b'P' | b'p'), Some(_)) => Err(TableError::StoreOption),
-        (Some(b'N' | b'n'), _) => Err(TableError::Transient),
-        _ => Err(TableError::Store),
+impl StoreKind {
+    /// What follows the letters that mean something is ignored, as stock does.
+    fn parse(word: &[u8]) -> Result<Self, TableError> {
+        match (word.first(), word.get(1)) {
+            (Some(b'P' | b'p'), None) => Ok(Self::Persistent),
+            (Some(b'P' | b'p'), Some(b'O' | b'o')) => Ok(Self::Overflow),
+            (Some(b'P' | b'p'), Some(_)) => Err(TableError::StoreOption),
+            (Some(b'N' | b'n'), _) => Ok(Self::Transient),
+            _ => Err(TableError::Store),
+        }
     }
 }
 
-fn check_features<'a>(mut rest: impl Iterator<Item = &'a [u8]>) -> Result<(), TableError> {
-    let Some(count) = rest.next() else {
-        return Ok(());
-    };
-    let count = number(count).ok_or(TableError::FeatureCount)? as usize;
-    if count > MOST_FEATURES {
-        return Err(TableError::FeatureCount);
+impl Features {
+    fn parse<'a>(mut rest: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Self, TableError> {
+        let mut features = Self::default();
+        let Some(count) = rest.next() else {
+            return Ok(features);
+        };
+        let count = number(count).ok_or(TableError::FeatureCount)? as usize;
+        if count > MOST_FEATURE_WORDS || rest.clone().take(count).count() < count {
+            return Err(TableError::FeatureCount);
+        }
+        let mut words = rest.take(count).peekable();
+        while let Some(word) = words.next() {
+            if word.eq_ignore_ascii_case(b"discard_zeroes_cow") {
+                features.discard_zeroes_cow = true;
+            } else if word.eq_ignore_ascii_case(b"discard_passdown_origin") {
+                features.discard_passdown_origin = true;
+            } else if word.eq_ignore_ascii_case(b"queue_if_no_space") {
+                let seconds = words.next_if(|word| number(word).is_some());
+                features.queue_if_no_space = Some(match seconds.and_then(number) {
+                    Some(seconds) => Patience::Seconds(seconds),
+                    None => Patience::Endless,
+                });
+            } else {
+                return Err(TableError::FeatureUnknown);
+            }
+        }
+        if features.discard_passdown_origin && !features.discard_zeroes_cow {
+            return Err(TableError::PassdownAlone);
+        }
+        Ok(features)
     }
-    // None of the features is supported yet, so the first one decides.
-    match (count, rest.next()) {
-        (0, _) => Ok(()),
-        (_, Some(word)) if is_known_feature(word) => Err(TableError::FeatureUnsupported),
-        (_, Some(_)) => Err(TableError::FeatureUnknown),
-        (_, None) => Err(TableError::FeatureCount),
+
+    fn words(&self) -> usize {
+        usize::from(self.discard_zeroes_cow)
+            + usize::from(self.discard_passdown_origin)
+            + match self.queue_if_no_space {
+                None => 0,
+                Some(Patience::Endless) => 1,
+                Some(Patience::Seconds(_)) => 2,
+            }
     }
 }
 
-fn is_known_feature(word: &[u8]) -> bool {
-    let known = [b"discard_zeroes_cow".as_slice(), b"discard_passdown_origin"];
-    known
-        .iter()
-        .any(|feature| feature.eq_ignore_ascii_case(word))
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.words() == 0 {
+            return Ok(());
+        }
+        write!(f, " {}", self.words())?;
+        if self.discard_zeroes_cow {
+            f.write_str(" discard_zeroes_cow")?;
+        }
+        if self.discard_passdown_origin {
+            f.write_str(" discard_passdown_origin")?;
+        }
+        match self.queue_if_no_space {
+            None => Ok(()),
+            Some(Patience::Endless) => f.write_str(" queue_if_no_space"),
+            Some(Patience::Seconds(seconds)) => write!(f, " queue_if_no_space {seconds}"),
+        }
+    }
 }
 
 fn number(word: &[u8]) -> Option<u32> {
@@ -141,17 +244,57 @@ fn number(word: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::format;
 
     fn parse(line: &str) -> Result<StoreLine, TableError> {
         StoreLine::parse(line.split(' ').map(str::as_bytes))
     }
 
+    fn line(kind: StoreKind, chunk: u32) -> StoreLine {
+        StoreLine {
+            kind,
+            chunk: (chunk != 0).then(|| ChunkSize::new(chunk).unwrap()),
+            features: Features::default(),
+        }
+    }
+
     #[test]
     fn lines_that_are_accepted() {
-        let chunk = Some(ChunkSize::new(8).unwrap());
-        assert_eq!(parse("a b P 8"), Ok(StoreLine { chunk }));
-        assert_eq!(parse("a b p 0"), Ok(StoreLine { chunk: None }));
-        assert_eq!(parse("a b P 8 0 ignored"), Ok(StoreLine { chunk }));
+        let cases = [
+            ("a b P 8", line(StoreKind::Persistent, 8)),
+            ("a b p 0", line(StoreKind::Persistent, 0)),
+            ("a b P 1 0 ignored", line(StoreKind::Persistent, 1)),
+            ("a b POzz 8", line(StoreKind::Overflow, 8)),
+            ("a b nzz 16", line(StoreKind::Transient, 16)),
+        ];
+        for (text, want) in cases {
+            assert_eq!(parse(text), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn features_are_printed_as_they_are_written() {
+        for features in [
+            "",
+            " 1 discard_zeroes_cow",
+            " 2 discard_zeroes_cow discard_passdown_origin",
+            " 1 queue_if_no_space",
+            " 2 queue_if_no_space 30",
+            " 4 discard_zeroes_cow discard_passdown_origin queue_if_no_space 0",
+        ] {
+            let line = parse(&format!("a b P 8{features}")).unwrap();
+            assert_eq!(format!("{}", line.features), features);
+        }
+    }
+
+    #[test]
+    fn features_may_repeat_in_any_order_and_case_and_words_beyond_their_number_are_ignored() {
+        let line = parse("a b P 8 2 DISCARD_passdown_origin discard_ZEROES_cow nonsense").unwrap();
+        assert!(line.features.discard_zeroes_cow && line.features.discard_passdown_origin);
+        let line = parse("a b P 8 2 discard_zeroes_cow discard_zeroes_cow").unwrap();
+        assert_eq!(format!("{}", line.features), " 1 discard_zeroes_cow");
+        let line = parse("a b P 8 2 queue_if_no_space discard_zeroes_cow 7").unwrap();
+        assert_eq!(line.features.queue_if_no_space, Some(Patience::Endless));
     }
 
     #[test]
@@ -160,18 +303,19 @@ mod tests {
             ("a b P", TableError::TooFewWords { got: 3, want: 4 }),
             ("a b X 8", TableError::Store),
             ("a b Px 8", TableError::StoreOption),
-            ("a b POzz 8", TableError::Overflow),
-            ("a b nzz 8", TableError::Transient),
+            ("a b N 0", TableError::TransientChunk),
             ("a b P eight", TableError::ChunkNumber),
             ("a b P -8", TableError::ChunkNumber),
             ("a b P 12", TableError::Chunk(FormatError::ChunkSize(12))),
-            ("a b P 4", TableError::Chunk(FormatError::ChunkSize(4))),
-            ("a b P 8 3 a b c", TableError::FeatureCount),
+            ("a b P 8 5 a b c d e", TableError::FeatureCount),
+            ("a b P 8 -1", TableError::FeatureCount),
             ("a b P 8 1", TableError::FeatureCount),
+            ("a b P 8 2 discard_zeroes_cow", TableError::FeatureCount),
             ("a b P 8 1 nonsense", TableError::FeatureUnknown),
+            ("a b P 8 2 discard_zeroes_cow 7", TableError::FeatureUnknown),
             (
-                "a b P 8 1 Discard_Zeroes_COW",
-                TableError::FeatureUnsupported,
+                "a b P 8 1 discard_passdown_origin",
+                TableError::PassdownAlone,
             ),
         ];
         for (line, error) in cases {

@@ -9,3 +9,4 @@
 #include <linux/mempool.h>
 
 #include "helpers.h"
+#include "parameters.h"

@@ -31,6 +31,22 @@ use kernel::bindings::blk_status_t;
 
 /// `BLK_STS_IOERR` of `include/linux/blk_types.h`.
 const STATUS_IO_ERROR: u8 = 10;
+/// `BLK_STS_NOSPC`, from there.
+const STATUS_NO_SPACE: u8 = 3;
+/// `BLK_STS_DM_REQUEUE`, from there.
+const STATUS_REQUEUE: u8 = 11;
+/// `REQ_OP_MASK`, from there: the bits that tell the operation.
+const OP_MASK: u32 = 0xff;
+
+/// Why a bio is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// `ENOSPC`.
+    NoSpace,
+    /// It is for the core to send again when the device is resumed. Only for bios of a device that
+    /// is being suspended with [`SuspendKind::NoFlush`](super::SuspendKind).
+    Requeue,
+}
 
 /// A bio that the target owns, with the target's data `D` beside it.
 ///
@@ -86,6 +102,11 @@ impl<D> Bio<D> {
         self.flags() & super::flags::PREFLUSH != 0
     }
 
+    /// Whether it is a discard.
+    pub(crate) fn is_discard(&self) -> bool {
+        self.flags() & OP_MASK == kernel::bindings::req_op_REQ_OP_DISCARD
+    }
+
     /// Whether it changes the device (anything but a read).
     pub(crate) fn is_write(&self) -> bool {
         self.flags() & 1 != 0
@@ -126,6 +147,14 @@ impl<D> Bio<D> {
     /// Ends the bio with an I/O error.
     pub(crate) fn end_error(self) {
         drop(self);
+    }
+
+    /// Ends the bio as not done.
+    pub(crate) fn end_failed(self, failure: Failure) {
+        self.end(match failure {
+            Failure::NoSpace => STATUS_NO_SPACE,
+            Failure::Requeue => STATUS_REQUEUE,
+        });
     }
 
     fn end(self, status: u8) {
@@ -324,6 +353,20 @@ impl<D> BioList<D> {
         let raw = NonNull::new(self.head)?;
         // SAFETY: By the type invariant the head is ours and has an initialised `D` beside it.
         Some(unsafe { &mut *data_of(raw) })
+    }
+
+    /// Takes those bios out whose data is as asked for.
+    pub(crate) fn extract(&mut self, mut wanted: impl FnMut(&D) -> bool) -> Self {
+        let (mut taken, mut left) = (Self::default(), Self::default());
+        while let Some(mut bio) = self.pop() {
+            if wanted(bio.data()) {
+                taken.push(bio);
+            } else {
+                left.push(bio);
+            }
+        }
+        *self = left;
+        taken
     }
 
     /// Moves all of `other` to the end.

@@ -51,6 +51,35 @@ pub(crate) trait CopyJob: Send + Sized {
     fn done(job: PoolBox<Self>, outcome: Outcome);
 }
 
+/// Fills a region with zeros; it owns a reference to its device.
+pub(crate) trait ZeroJob: Send + Sized {
+    /// What is zeroed.
+    fn region(&self) -> Region<'_>;
+
+    /// Called when that is done or has failed, as [`CopyJob::done`].
+    fn done(job: PoolBox<Self>, ok: bool);
+}
+
+/// Share of the time in which kcopyd may be at work, in percent. Several clients may have one.
+///
+/// # Invariants
+///
+/// The pointer is valid for ever.
+#[derive(Clone, Copy)]
+pub(crate) struct Throttle(NonNull<bindings::dm_kcopyd_throttle>);
+
+impl Throttle {
+    /// Wraps a throttle that C has.
+    ///
+    /// # Safety
+    ///
+    /// It is initialised and lives as long as the module.
+    pub(super) const unsafe fn from_raw(throttle: NonNull<bindings::dm_kcopyd_throttle>) -> Self {
+        // INVARIANT: The caller promises it.
+        Self(throttle)
+    }
+}
+
 /// A client of kcopyd.
 ///
 /// # Invariants
@@ -67,9 +96,10 @@ unsafe impl Sync for Kcopyd {}
 
 impl Kcopyd {
     /// Creates a client. May sleep.
-    pub(crate) fn new() -> Result<Self> {
-        // SAFETY: A null throttle means none.
-        let client = unsafe { bindings::dm_kcopyd_client_create(ptr::null_mut()) };
+    pub(crate) fn new(throttle: Option<Throttle>) -> Result<Self> {
+        let throttle = throttle.map_or(ptr::null_mut(), |throttle| throttle.0.as_ptr());
+        // SAFETY: By its type invariant a throttle is valid; a null pointer means none.
+        let client = unsafe { bindings::dm_kcopyd_client_create(throttle) };
         // INVARIANT: Just created.
         Ok(Self {
             client: NonNull::new(kernel::error::from_err_ptr(client)?).ok_or(ENOMEM)?,
@@ -108,6 +138,24 @@ impl Kcopyd {
     }
 }
 
+impl Kcopyd {
+    /// Starts to fill a region with zeros. May sleep for memory (`GFP_NOIO`).
+    pub(crate) fn zero<J: ZeroJob>(&self, job: PoolBox<J>) {
+        let mut to = job.region().to_raw();
+        // SAFETY: As for a copy.
+        unsafe {
+            bindings::dm_kcopyd_zero(
+                self.client.as_ptr(),
+                1,
+                &mut to,
+                0,
+                Some(zero_callback::<J>),
+                PoolBox::into_raw(job),
+            )
+        }
+    }
+}
+
 impl Drop for Kcopyd {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the client is ours. The call waits for what is under way.
@@ -130,4 +178,17 @@ unsafe extern "C" fn done_callback<J: CopyJob>(
         write_failed,
     };
     J::done(job, outcome);
+}
+
+/// # Safety
+///
+/// `context` comes from [`PoolBox::into_raw`] of a `J`; called once.
+unsafe extern "C" fn zero_callback<J: ZeroJob>(
+    read_failed: c_int,
+    write_failed: c_ulong,
+    context: *mut c_void,
+) {
+    // SAFETY: By the contract of this function.
+    let job = unsafe { PoolBox::<J>::from_raw(context) };
+    J::done(job, read_failed == 0 && write_failed == 0);
 }

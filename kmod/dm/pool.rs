@@ -99,6 +99,17 @@ impl<T> PoolBox<T> {
         raw
     }
 
+    /// Takes the value out and gives the memory back to its pool.
+    pub(crate) fn into_inner(this: Self) -> T {
+        let element = this.element;
+        core::mem::forget(this);
+        // SAFETY: By the type invariant the element is initialised and ours; it is not used again.
+        let Element { value, pool } = unsafe { element.read() };
+        // SAFETY: The element came from this pool and its content was moved out.
+        unsafe { bindings::mempool_free(element.as_ptr().cast(), pool.pool.as_ptr().cast()) };
+        value
+    }
+
     /// Takes a box back.
     ///
     /// # Safety

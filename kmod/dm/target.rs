@@ -78,6 +78,28 @@ pub(crate) enum StatusKind {
     Measurement,
 }
 
+/// How a device is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SuspendKind {
+    /// When it is suspended, no I/O is under way and none is waiting.
+    Flush,
+    /// I/O may be given back to the core, which sends it again when the device is resumed.
+    NoFlush,
+}
+
+/// What I/O suits a device.
+pub(crate) struct Limits<'a> {
+    raw: &'a mut kernel::bindings::queue_limits,
+}
+
+impl Limits<'_> {
+    /// Discards come in units of `sectors`, aligned to it, and none is larger.
+    pub(crate) fn set_discard_unit(&mut self, sectors: u32) {
+        self.raw.discard_granularity = sectors << 9;
+        self.raw.max_hw_discard_sectors = sectors;
+    }
+}
+
 /// A target. The callbacks get `&self` and may be called from several threads at once.
 #[vtable]
 pub(crate) trait Target: Send + Sync + Sized + 'static {
@@ -104,8 +126,9 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
         bio.done()
     }
 
-    /// The device is about to be suspended; I/O still arrives. May sleep.
-    fn presuspend(&self) {}
+    /// The device is about to be suspended; I/O still arrives. All bios in the target have to end
+    /// now, if need be with [`Failure::Requeue`](super::Failure) where that is possible. May sleep.
+    fn presuspend(&self, _kind: SuspendKind) {}
 
     /// The device is not suspended after all. May sleep.
     fn presuspend_undo(&self) {}
@@ -129,6 +152,9 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
         let _ = (args, out);
         Err(EINVAL)
     }
+
+    /// Says what I/O suits the target. May sleep.
+    fn io_hints(&self, _limits: &mut Limits<'_>) {}
 
     /// Shows the core each part of a device that the target uses.
     fn devices(&self, visitor: &mut Visitor<'_>) -> Result<(), Stop>;
@@ -202,6 +228,15 @@ impl Setup<'_> {
     pub(crate) fn set_flush_bios(&mut self, count: u32) {
         // SAFETY: The core keeps `ti` valid and leaves it to the constructor.
         unsafe { (*self.ti).num_flush_bios = count }
+    }
+
+    /// How many discard bios each discard becomes; 0 (the default) means that the target takes
+    /// none. They are split at borders of the unit that [`Target::io_hints`] tells.
+    pub(crate) fn set_discard_bios(&mut self, count: u32) {
+        // SAFETY: As above.
+        unsafe { (*self.ti).num_discard_bios = count };
+        // SAFETY: As above.
+        unsafe { (*self.ti).set_max_discard_granularity(true) }
     }
 
     /// Makes the device show a volatile write cache, so that flushes arrive even if no device
@@ -357,6 +392,11 @@ impl<T: Target> Registration<T> {
             status: Some(status::<T>),
             message: Some(message::<T>),
             iterate_devices: Some(iterate_devices::<T>),
+            io_hints: if T::HAS_IO_HINTS {
+                Some(io_hints::<T>)
+            } else {
+                None
+            },
             // SAFETY: All that is left are optional callbacks and the core's list entry, for which
             // zero is valid.
             ..unsafe { core::mem::zeroed() }
@@ -519,7 +559,13 @@ unsafe extern "C" fn end_io<T: Target>(
 unsafe extern "C" fn presuspend<T: Target>(ti: *mut bindings::dm_target) {
     // SAFETY: By the contract of this function.
     if let Some(instance) = unsafe { instance::<T>(ti) } {
-        instance.target.presuspend();
+        // SAFETY: The core keeps `ti` and its device valid.
+        let noflush = unsafe { bindings::dm_noflush_suspending(ti) } != 0;
+        instance.target.presuspend(if noflush {
+            SuspendKind::NoFlush
+        } else {
+            SuspendKind::Flush
+        });
     }
 }
 
@@ -621,6 +667,20 @@ unsafe extern "C" fn message<T: Target>(
         Some(Err(error)) => error.to_errno(),
         // The core returns text to userspace for a positive result.
         _ => c_int::from(out.used != 0),
+    }
+}
+
+/// # Safety
+///
+/// Called by the core between `ctr::<T>` and `dtr::<T>`, with limits that are its own.
+unsafe extern "C" fn io_hints<T: Target>(
+    ti: *mut bindings::dm_target,
+    limits: *mut kernel::bindings::queue_limits,
+) {
+    // SAFETY: By the contract of this function.
+    let (instance, raw) = unsafe { (instance::<T>(ti), limits.as_mut()) };
+    if let (Some(instance), Some(raw)) = (instance, raw) {
+        instance.target.io_hints(&mut Limits { raw });
     }
 }
 

@@ -129,3 +129,193 @@ t_exactly_enough() {
     status_is snap "4128/4128 32"
     check snap snap
 }
+
+# --- queue_if_no_space ---
+
+# start_queue [SECONDS] [STORE]: room for less than the origin has
+start_queue() {
+    load
+    vol base 16384
+    cow store 1024 16384
+    fill base base 1
+    fork_model base snap
+    make_origin origin base
+    dmsetup create snap --table "0 16384 holey-snapshot $D/base $D/store ${2:-P} 8 $([ -n "${1:-}" ] && echo 2 || echo 1) queue_if_no_space ${1:-}"
+}
+
+extend() { change store "$(linear_table store 20480)"; }
+
+running() { [ -d /proc/$1 ]; }
+
+# waits PID: a writer is stuck, and the snapshot is not invalid
+waits() {
+    sleep 1
+    running $1 || die "the writer has not waited"
+    [[ $(status snap) =~ ^[0-9]+/ ]] || die "status: $(status snap)"
+}
+
+# Writers to the snapshot wait, an event tells of it, and they go on when there is room again.
+# set: main
+t_queue_by_snapshot() {
+    local event writer
+    start_queue
+    contains "$(dmsetup table snap)" ' P 8 1 queue_if_no_space$'
+    event=$(event_of snap)
+    fill snap snap 2 &
+    writer=$!
+    dmsetup wait snap $event
+    waits $writer
+    logged 'writers wait until it is extended'
+    # Reads, rewrites, flushes and the origin's reads go on meanwhile.
+    sync -d $D/origin
+    dd if=$D/snap of=/dev/null bs=4k count=1 iflag=direct status=none
+    extend
+    wait $writer
+    check snap snap
+    scribble origin base 3 --ops 100
+    check origin base
+    check snap snap
+}
+
+# Writers to the origin wait, too: the snapshot is not lost.
+# set: main
+t_queue_by_origin() {
+    local writer
+    start_queue 60
+    contains "$(dmsetup table snap)" ' P 8 2 queue_if_no_space 60$'
+    fill origin base 2 &
+    writer=$!
+    waits $writer
+    extend
+    wait $writer
+    check snap snap
+    check origin base
+}
+
+# The time is over: as if nobody had waited.
+t_queue_limit() {
+    start_queue 2
+    contains "$(fails stamp fill $D/snap $WORK/lost.model 2)" 'Input/output error'
+    status_is snap Invalid
+    check origin base
+    remove snap
+    blank store
+    dmsetup suspend origin
+    dmsetup create snap --table "0 16384 holey-snapshot $D/base $D/store PO 8 2 queue_if_no_space 1"
+    dmsetup resume origin
+    contains "$(fails stamp fill $D/snap $WORK/lost.model 2)" 'Input/output error'
+    status_is snap Overflow
+    fill origin base 3
+    status_is snap Invalid
+    check origin base
+}
+
+# A suspend that may give I/O back does, and the writers go on after the resume; one that may not ends them with
+# "no space", and the snapshot stays.
+# set: main
+t_queue_suspend() {
+    local writer
+    start_queue
+    fill snap snap 2 &
+    writer=$!
+    waits $writer
+    dmsetup suspend --noflush --nolockfs snap
+    running $writer
+    extend
+    dmsetup resume snap
+    wait $writer
+    check snap snap
+
+    remove snap
+    blank store
+    change store "$(linear_table store 1024)"
+    make_full_again
+    fork_model base snap
+    fill snap snap 4 --count 1008
+    fails dd if=/dev/zero of=$D/snap bs=4k count=1 seek=1000 oflag=direct >$WORK/text &
+    writer=$!
+    waits $writer
+    dmsetup suspend snap
+    wait $writer
+    contains "$(cat $WORK/text)" 'No space left'
+    dmsetup resume snap
+    contains "$(status snap)" '/1024 '
+    check snap snap
+    # Still waiting for space: that does not keep it from being removed.
+    dd if=/dev/zero of=$D/origin bs=4k count=1 seek=1000 oflag=direct status=none &
+    writer=$!
+    waits $writer
+    remove snap
+    wait $writer
+}
+
+make_full_again() {
+    dmsetup suspend origin
+    dmsetup create snap --table "0 16384 holey-snapshot $D/base $D/store P 8 1 queue_if_no_space"
+    dmsetup resume origin
+}
+
+# The origin's device is suspended while its writers wait for space for a snapshot.
+t_queue_suspend_origin() {
+    local writer
+    start_queue
+    fill origin base 2 &
+    writer=$!
+    waits $writer
+    dmsetup suspend --noflush --nolockfs origin
+    running $writer
+    extend
+    dmsetup resume origin
+    wait $writer
+    check snap snap
+    check origin base
+    remove snap
+    blank store
+    change store "$(linear_table store 1024)"
+    make_full_again
+    fill origin base 3 &
+    writer=$!
+    waits $writer
+    # The origin comes first: it cannot wait any longer.
+    dmsetup suspend origin
+    dmsetup resume origin
+    wait $writer
+    status_is snap Invalid
+    check origin base
+}
+
+# A merge waits for space for its sibling, and stops all the same when it is told to.
+t_queue_merge_sibling() {
+    start_queue
+    cow other 32768
+    dmsetup suspend origin
+    make_snapshot next base other
+    dmsetup resume origin
+    fill next next 2
+    sync $D/next
+    remove next origin
+    make_merge merge base other
+    sleep 1
+    contains "$(status snap)" '/1024 '
+    dmsetup suspend --noflush --nolockfs merge
+    extend
+    dmsetup resume merge
+    wait_merged merge
+    check merge next
+    check snap snap
+}
+
+# For tables that say nothing of it, LVM's for instance, the module's parameter does.
+t_queue_parameter() {
+    local writer
+    start
+    echo 60 >/sys/module/dm_holey/parameters/queue_if_no_space
+    change store "$(linear_table store 1024)"
+    fill snap snap 2 &
+    writer=$!
+    waits $writer
+    change store "$(linear_table store 20480)"
+    wait $writer
+    check snap snap
+    contains "$(dmsetup table snap)" ' P 8$'
+}

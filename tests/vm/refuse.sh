@@ -32,22 +32,23 @@ t_table_words() {
     bad "$devices P -8" 'chunk size must be a number'
     bad "$devices P 4294967304" 'chunk size must be a number'
     bad "$devices P 12" 'not a power of two'
-    bad "$devices P 4" 'not a power of two'
     bad "$devices P 2147483648" 'not a power of two'
-    bad "$devices P 8 3 a b c" 'number of features'
-    bad "$devices P 8 x" 'number of features'
-    bad "$devices P 8 1" 'number of features'
+    bad "$devices N 0" 'store N has no header'
+    bad "$devices P 8 5 a b c d e" 'number of feature words'
+    bad "$devices P 8 x" 'number of feature words'
+    bad "$devices P 8 1" 'number of feature words'
     bad "$devices P 8 1 nonsense" 'unknown feature'
+    bad "$devices P 8 1 discard_passdown_origin" 'needs discard_zeroes_cow'
+    bad "$devices P 8 2 queue_if_no_space soon" 'unknown feature'
 }
 
-# Words that stock knows and that are not supported yet: each refusal says so.
-t_table_not_supported() {
-    local devices="$D/base $D/store"
+# A transient store has no list that could be merged.
+t_merge_of_transient() {
     start
-    bad "$devices N 8" 'N .transient. is not supported'
-    bad "$devices PO 8" 'PO is not supported'
-    bad "$devices P 8 1 discard_zeroes_cow" 'not supported'
-    bad "$devices P 8 2 discard_zeroes_cow discard_passdown_origin" 'not supported'
+    refused 'Invalid argument' 'Store N cannot be merged' bad "0 $S holey-merge $D/base $D/store N 8"
+    dmsetup create snap --table "0 $S holey-snapshot $D/base $D/store N 8"
+    contains "$(fails dmsetup create bad --table "0 $S holey-merge $D/base $D/store P 8")" 'Invalid argument'
+    logged 'Store N cannot be merged'
 }
 
 # Devices that are missing, the same twice, or too small.
@@ -95,7 +96,8 @@ t_block_size() {
     truncate -s 4M $WORK/base.img
     device=$(loop $WORK/base.img --sector-size 4096)
     cow store $S
-    refused 'Invalid argument' 'power of two' bad "0 $S holey-snapshot $device $D/store P 4"
+    refused 'Invalid argument' 'chunk size 4 sectors' bad "0 $S holey-snapshot $device $D/store P 4"
+    refused 'Invalid argument' 'chunk size 4 sectors' bad "0 $S holey-snapshot $device $D/store N 4"
     # A header may say anything, also when the table says nothing.
     header store 1883336275 1 1 4
     refused 'Invalid argument' 'chunk size 4 sectors' bad "0 $S holey-snapshot $device $D/store P 0"
@@ -142,7 +144,7 @@ t_header() {
     bad "$line" 'version 2'
     header store 1883336275 2 1 8
     bad "$line" 'valid flag 2'
-    for chunk in 0 7 4 24 262144 2147483648 4294967295; do
+    for chunk in 0 7 24 262144 2147483648 4294967295; do
         header store 1883336275 1 1 $chunk
         bad "$line" "chunk size $chunk sectors"
     done

@@ -12,6 +12,7 @@
 //! stamp random DEVICE MODEL GENERATION --ops N [--max SECTORS] [--align SECTORS] [--threads N] ...
 //! stamp check  DEVICE MODEL [--or MODEL2] [--from SECTOR] [--count SECTORS]
 //! stamp make   MODEL SECTORS [GENERATION]
+//! stamp set    MODEL GENERATION [--from SECTOR] [--count SECTORS]
 //! ```
 //!
 //! A model of generation 0 stands for zeroes, [`UNKNOWN`] for a sector whose write has failed.
@@ -72,6 +73,7 @@ fn run(args: Vec<String>) -> Outcome<()> {
         ["fill", device, model, generation] => fill(&options, device, model, number(generation)?),
         ["random", device, model, generation] => random(&options, device, model, number(generation)?),
         ["check", device, model] => check(&options, device, model),
+        ["set", model, generation] => set(&options, model, number(generation)?),
         ["make", model, sectors] => make(model, number(sectors)?, 0),
         ["make", model, sectors, generation] => make(model, number(sectors)?, number(generation)?),
         _ => Err("usage: stamp fill|random|check|make ... (see the head of stamp.rs)".into()),
@@ -189,6 +191,14 @@ impl Model {
 
 fn make(path: &str, sectors: usize, generation: u32) -> Outcome<()> {
     Model(vec![generation; sectors]).save(path)
+}
+
+/// Changes a model only: something else than us has written.
+fn set(options: &Options, path: &str, generation: u32) -> Outcome<()> {
+    let mut model = Model::load(path)?;
+    let rest = (model.0.len() as u64).saturating_sub(options.from);
+    model.set(options.from, options.count.unwrap_or(rest), generation);
+    model.save(path)
 }
 
 /// The model for writing to a device: made on first use.

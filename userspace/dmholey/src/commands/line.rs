@@ -14,12 +14,14 @@ use crate::units::parse_chunk;
 use clap::Args;
 use dmholey_cow::format::Bounds;
 use dmholey_cow::format::ChunkSize;
-use dmholey_cow::format::MIN_CHUNK_SECTORS;
 use dmholey_cow::Device;
 use dmholey_cow::Error as CowError;
 use dmholey_cow::Store;
 use std::path::Path;
 use std::path::PathBuf;
+
+/// Chunk size of a new store if nothing else is said, in sectors (4 KiB).
+const DEFAULT_CHUNK_SECTORS: u32 = 8;
 
 /// Whose targets to use.
 #[derive(Clone, Copy, Debug, Args)]
@@ -175,7 +177,7 @@ impl OverlayLine {
 }
 
 fn default_chunk() -> anyhow::Result<ChunkSize> {
-    ChunkSize::new(MIN_CHUNK_SECTORS).map_err(|e| refuse(Exit::Usage, e.to_string()))
+    ChunkSize::new(DEFAULT_CHUNK_SECTORS).map_err(|e| refuse(Exit::Usage, e.to_string()))
 }
 
 fn open_origin(path: &Path) -> anyhow::Result<(BlockDev, Device)> {
