@@ -33,12 +33,20 @@ class Test:
         self.name = f"{area}/{name}"
         self.limit = DEFAULT_LIMIT
         self.is_main = area == "smoke"
+        self.kernel = None
+        # What the kernel has to report for the test to pass, and whether it has.
+        self.report = None
+        self.reported = False
         text = []
         for line in comment:
             if line.startswith("limit: "):
                 self.limit = int(line.removeprefix("limit: "))
             elif line == "set: main":
                 self.is_main = True
+            elif line.startswith("kernel: "):
+                self.kernel = line.removeprefix("kernel: ")
+            elif line.startswith("report: "):
+                self.report = line.removeprefix("report: ")
             else:
                 text.append(line)
         self.text = " ".join(text)
@@ -59,8 +67,8 @@ def all_tests():
             if found and path.stem not in ("lib", "guest"):
                 tests.append(Test(path.stem, found[1], comment))
             comment = comment + [line.removeprefix("# ")] if line.startswith("#") else []
-    # What shows that nothing works comes first.
-    return sorted(tests, key=lambda test: not test.is_in("smoke"))
+    # What shows that nothing works comes first, what stops the kernel last.
+    return sorted(tests, key=lambda test: (test.report is not None, not test.is_in("smoke")))
 
 
 def parse(argv):
@@ -82,6 +90,7 @@ def chosen(options):
         test
         for test in all_tests()
         if test.is_in(options.set)
+        and test.kernel in (None, options.kernel)
         and (not options.texts or any(text in test.name for text in options.texts))
         and not any(text in test.name for text in options.skip)
     ]
@@ -122,7 +131,11 @@ class Boot:
             complaints.seek(0)
             said = complaints.read()
         self.judge_log()
-        if self.current:
+        for test in self.tests.values():
+            if test.report and not test.reported and test.passed:
+                test.passed = False
+                print(f"FAIL  {test.name}: the kernel has not reported '{test.report}'", flush=True)
+        if self.current and not self.current.reported:
             self.current.passed = False
             print(f"FAIL  {self.current.name}: the guest did not survive it", flush=True)
         return status, said
@@ -149,8 +162,13 @@ class Boot:
             if not mark:
                 part.append(line)
                 continue
+            wanted = test.report if test else None
             for report in kernlog.reports("\n".join(part).encode()):
-                self.blame(test, report)
+                if wanted and re.search(wanted, report):
+                    test.passed, test.reported = True, True
+                    print(f"ok    {test.name}: the kernel has reported what it was to", flush=True)
+                elif not (test and test.reported):
+                    self.blame(test, report)
             part = []
             test = self.tests.get(mark[2]) if mark[1] == "begin" else None
 

@@ -13,6 +13,7 @@
 //! stamp check  DEVICE MODEL [--or MODEL2] [--from SECTOR] [--count SECTORS]
 //! stamp make   MODEL SECTORS [GENERATION]
 //! stamp set    MODEL GENERATION [--from SECTOR] [--count SECTORS]
+//! stamp list   FILE EXCEPTIONS: a store of 4 KiB chunks that lists every other chunk; its data are holes
 //! ```
 //!
 //! A model of generation 0 stands for zeroes, [`UNKNOWN`] for a sector whose write has failed.
@@ -73,6 +74,7 @@ fn run(args: Vec<String>) -> Outcome<()> {
         ["fill", device, model, generation] => fill(&options, device, model, number(generation)?),
         ["random", device, model, generation] => random(&options, device, model, number(generation)?),
         ["check", device, model] => check(&options, device, model),
+        ["list", file, exceptions] => list(file, number(exceptions)?),
         ["set", model, generation] => set(&options, model, number(generation)?),
         ["make", model, sectors] => make(model, number(sectors)?, 0),
         ["make", model, sectors, generation] => make(model, number(sectors)?, number(generation)?),
@@ -191,6 +193,27 @@ impl Model {
 
 fn make(path: &str, sectors: usize, generation: u32) -> Outcome<()> {
     Model(vec![generation; sectors]).save(path)
+}
+
+fn list(path: &str, exceptions: u64) -> Outcome<()> {
+    const CHUNK: u64 = 4096;
+    const ENTRIES: u64 = CHUNK / 16;
+    let failed = |error| format!("{path}: {error}");
+    let file = File::create(path).map_err(failed)?;
+    let header = [0x7041_6e53u32, 1, 1, 8].map(u32::to_le_bytes);
+    file.write_all_at(header.as_flattened(), 0).map_err(failed)?;
+    let areas = exceptions / ENTRIES + 1;
+    for area in 0..areas {
+        let chunk = 1 + area * (ENTRIES + 1);
+        let first = area * ENTRIES;
+        let entries: Vec<u8> = (first..exceptions.min(first + ENTRIES))
+            .flat_map(|n| [n * 2, chunk + 1 + (n - first)])
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        file.write_all_at(&entries, chunk * CHUNK).map_err(failed)?;
+    }
+    // Room for as many again.
+    file.set_len((1 + 2 * areas * (ENTRIES + 1)) * CHUNK).map_err(failed)
 }
 
 /// Changes a model only: something else than us has written.
