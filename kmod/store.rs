@@ -177,7 +177,12 @@ fn open_persistent(
             );
             overlay.set_condition(Condition::Invalid);
         }
-        Some(_) => load(io, cow, &overlay, bounds)?,
+        Some(_) => {
+            // What is loaded counts as durable, but after a reset of the machine, or when a program
+            // has just written it, part of it may only be in the disk's cache.
+            cow.flush()?;
+            load(io, cow, &overlay, bounds)?;
+        }
     }
     Ok(overlay)
 }
