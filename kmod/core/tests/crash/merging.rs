@@ -1,372 +1,545 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A merge under load: windows planned by the core, driven in the way that a target drives them.
+//! A merging device: windows planned by the core, driven as the module's `merge.rs` drives them.
 
+use crate::disk::Durability;
+use crate::disk::Failed;
 use crate::disk::Sector;
-use crate::disk::Ticket;
 use crate::disk::SECTOR;
-use crate::random::Random;
-use crate::store::Devices;
-use crate::store::Loaded;
-use crate::store::CHUNK;
-use crate::view::Mark;
-use crate::view::View;
-use holey_core::area::AreaImage;
+use crate::host::Host;
+use crate::origin;
+use crate::origin::Siblings;
+use crate::rules::Fault;
+use crate::rules::Rule;
+use crate::snapshot::Area;
+use crate::snapshot::Snapshot;
+use crate::store::bytes_of;
+use holey_core::area::entry_at;
+use holey_core::epoch::Epochs;
+use holey_core::epoch::Ticket;
 use holey_core::format::Exception;
+use holey_core::index::Run;
 use holey_core::merge::window_start;
 use holey_core::merge::Position;
 use holey_core::merge::Window;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::rc::Rc;
 
-/// A write by a user.
-#[derive(Clone)]
-struct Write {
-    from: usize,
-    values: Vec<u64>,
-    fua: bool,
-}
-
-impl Write {
-    fn chunk(&self) -> u64 {
-        (self.from / CHUNK) as u64
-    }
-}
-
-/// Which disk a request went to.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Side {
+/// Where a write goes.
+#[derive(Clone, Copy)]
+enum Fate {
+    Cow(u64, Ticket),
     Origin,
-    Cow,
+    Error,
 }
 
-/// What a request to a disk is for.
-enum Job {
-    Write(Write),
-    Flush(u64),
-    Copy,
-    FlushOrigin,
-    Truncate,
-    Scrub,
+/// A write to the window, which waits for its fate.
+struct Held {
+    chunk: u64,
+    fate: Cell<Option<Fate>>,
 }
 
-/// How far a window is.
-#[derive(PartialEq, Eq)]
-enum Stage {
-    Draining,
-    Copying(usize),
-    Flushing,
-    Truncating,
+/// What everybody looks at.
+#[derive(Default)]
+struct State {
+    window: Option<Rc<Vec<Exception>>>,
+    held: Vec<Rc<Held>>,
+    /// The window is in the origin, but the write that cuts the list off has failed.
+    unlisted: Option<Position>,
 }
 
-/// The window that is being merged.
-struct Active {
-    start: Position,
-    entries: Vec<Exception>,
-    image: AreaImage<Vec<u8>>,
-    stage: Stage,
-}
-
-/// A merging device.
-pub(crate) struct Merging {
-    pub(crate) devices: Devices,
-    /// What the device may show.
-    pub(crate) view: View,
-    loaded: Loaded,
-    listed: usize,
-    window: Option<Active>,
-    scrubbing: bool,
-    held: Vec<Write>,
-    jobs: BTreeMap<(Side, Ticket), Job>,
-    /// Flushes, and how many disks have not answered yet.
-    flushes: BTreeMap<u64, (usize, Mark)>,
-    busy: BTreeSet<u64>,
-    stamp: u64,
+/// A merge of one overlay into its origin.
+pub(crate) struct Merge {
+    /// The overlay.
+    pub(crate) overlay: Rc<Snapshot>,
+    siblings: Siblings,
+    writers: Epochs,
+    state: RefCell<State>,
+    area: RefCell<Option<Area>>,
     most_entries: u64,
     most_run: u64,
-    haste: usize,
+    copying: Cell<usize>,
+    copy_failed: Cell<bool>,
+    stopping: Cell<bool>,
+    /// The worker has ended with an error.
+    pub(crate) failed: Cell<bool>,
+    /// The worker has ended at the end.
+    pub(crate) done: Cell<bool>,
+    /// No stale entries stand behind the end of the list.
+    pub(crate) clean: Cell<bool>,
 }
 
-impl Merging {
-    /// Activates what is on the devices.
-    pub(crate) fn activate(devices: Devices, stamp: u64, random: &mut Random) -> Self {
-        let loaded = Loaded::load(&devices);
-        let shown = devices.show(&loaded.list);
-        let view = View::new(shown.iter().map(|sector| sector.stamp().unwrap()));
-        Self {
-            devices,
-            view,
-            listed: loaded.list.len(),
-            loaded,
-            window: None,
-            scrubbing: false,
-            held: Vec::new(),
-            jobs: BTreeMap::new(),
-            flushes: BTreeMap::new(),
-            busy: BTreeSet::new(),
-            stamp,
-            most_entries: [1, 7, 40, 100, 300, 4096][random.below(6)],
-            most_run: [1, 4, 1000][random.below(3)],
-            haste: 1 + random.below(20),
+impl Merge {
+    /// A merge that is not running yet.
+    pub(crate) fn new(
+        overlay: Rc<Snapshot>,
+        area: Area,
+        siblings: Siblings,
+        most_entries: u64,
+        most_run: u64,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            overlay,
+            siblings,
+            writers: Epochs::new(),
+            state: RefCell::default(),
+            area: RefCell::new(Some(area)),
+            most_entries,
+            most_run,
+            copying: Cell::new(0),
+            copy_failed: Cell::new(false),
+            stopping: Cell::new(false),
+            failed: Cell::new(false),
+            done: Cell::new(false),
+            clean: Cell::new(false),
+        })
+    }
+
+    /// Starts the worker, if it is not running.
+    pub(crate) fn start(self: &Rc<Self>, host: &Rc<Host>) {
+        self.stopping.set(false);
+        self.failed.set(false);
+        if let Some(area) = self.area.take() {
+            host.spawn(work(host.clone(), self.clone(), area));
         }
     }
 
-    /// The next number for a write.
-    pub(crate) fn stamp(&self) -> u64 {
-        self.stamp
+    /// Lets the worker end behind the window that it is at.
+    pub(crate) fn stop(&self) {
+        self.stopping.set(true);
     }
 
-    /// The list when the merge was started.
-    pub(crate) fn list(&self) -> &[Exception] {
-        &self.loaded.list
+    /// Whether the worker is not running.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.area.borrow().is_some()
     }
 
-    /// How many entries a power cut may leave: at least and at most.
-    pub(crate) fn may_list(&self) -> (usize, usize) {
-        let least = match &self.window {
-            Some(window) if window.stage == Stage::Truncating => {
-                window.start.index(self.loaded.layout) as usize
-            }
-            _ => self.listed,
-        };
-        (least, self.listed)
+    /// Whether a bio waits for the end of a window.
+    pub(crate) fn is_holding(&self) -> bool {
+        !self.state.borrow().held.is_empty()
     }
 
-    /// Whether there is nothing left to merge, to write or to wait for.
-    pub(crate) fn is_done(&self) -> bool {
-        let clean = self.loaded.image.stale(SECTOR).is_empty();
-        self.listed == 0 && clean && self.window.is_none() && self.jobs.is_empty()
+    /// Whether a window is being merged.
+    pub(crate) fn has_window(&self) -> bool {
+        self.state.borrow().window.is_some()
     }
 
-    /// Does one thing; `quiet` is without users.
-    pub(crate) fn step(&mut self, quiet: bool, random: &mut Random) {
-        match random.below(20) {
-            0..=3 if !quiet => self.write(random),
-            4 if !quiet && self.flushes.len() < 2 => self.flush(),
-            5 if random.one_in(self.haste) || quiet => self.advance(),
-            _ => self.go_on(random),
-        }
-    }
-
-    /// Checks what is read without a power cut.
-    pub(crate) fn check_live(&self) {
-        for chunk in 0..self.view.len() / CHUNK {
-            if self.busy.contains(&(chunk as u64)) {
-                continue;
-            }
-            let shown = match self.loaded.map.find(chunk as u64) {
-                Some(cow) => self.devices.cow.read(cow as usize * CHUNK, CHUNK),
-                None => self.devices.origin.read(chunk * CHUNK, CHUNK),
-            };
-            for (n, sector) in shown.iter().enumerate() {
-                assert_eq!(sector.stamp(), Some(self.view.newest(chunk * CHUNK + n)));
-            }
-        }
-        assert_eq!(self.loaded.map.len(), self.listed as u64);
-    }
-
-    fn write(&mut self, random: &mut Random) {
-        let chunk = random.below(self.view.len() / CHUNK);
-        if !self.busy.insert(chunk as u64) {
-            return;
-        }
-        let from = random.below(CHUNK);
-        let count = 1 + random.below(CHUNK - from);
-        self.stamp += count as u64;
-        let write = Write {
-            from: chunk * CHUNK + from,
-            values: (self.stamp - count as u64..self.stamp).collect(),
-            fua: random.one_in(4),
-        };
-        self.view.write(write.from, &write.values);
-        if self.is_in_window(write.chunk()) {
-            self.held.push(write);
-        } else {
-            self.send(write);
-        }
+    fn sectors_of(&self, run: Run) -> (usize, usize) {
+        let size = self.overlay.chunk();
+        let start = size.sector_of(run.origin) as usize;
+        let end = size.sector_of(run.origin + run.len) as usize;
+        (start, end.min(self.overlay.origin_sectors) - start)
     }
 
     fn is_in_window(&self, chunk: u64) -> bool {
-        self.window
-            .as_ref()
-            .is_some_and(|window| Window::of_sorted(&window.entries).touches(chunk, chunk))
+        let state = self.state.borrow();
+        let window = state.window.as_ref();
+        window.is_some_and(|entries| Window::of_sorted(entries).touches(chunk, chunk))
     }
 
-    fn send(&mut self, write: Write) {
-        let (side, disk, at) = match self.loaded.map.find(write.chunk()) {
-            Some(cow) => {
-                let at = cow as usize * CHUNK + write.from % CHUNK;
-                (Side::Cow, &mut self.devices.cow, at)
-            }
-            None => (Side::Origin, &mut self.devices.origin, write.from),
+    /// Merges the last window of the list. False if the list is empty.
+    async fn merge_window(
+        self: &Rc<Self>,
+        host: &Rc<Host>,
+        area: &mut Area,
+    ) -> Result<bool, Failed> {
+        self.overlay.scrub(host, &mut area.image).await?;
+        self.clean.set(true);
+        let unlisted = {
+            let state = self.state.borrow();
+            state.unlisted.zip(state.window.clone())
         };
-        let data = write.values.iter().map(|v| Sector::Stamp(*v)).collect();
-        let request = if write.fua {
-            disk.write_fua(at, data)
-        } else {
-            disk.write(at, data)
-        };
-        self.jobs.insert((side, request), Job::Write(write));
-    }
-
-    fn flush(&mut self) {
-        self.stamp += 1;
-        self.flushes.insert(self.stamp, (2, self.view.mark()));
-        let request = self.devices.origin.flush();
-        self.jobs
-            .insert((Side::Origin, request), Job::Flush(self.stamp));
-        let request = self.devices.cow.flush();
-        self.jobs
-            .insert((Side::Cow, request), Job::Flush(self.stamp));
-    }
-
-    /// Takes the merge one stage further, if nothing has to be waited for.
-    fn advance(&mut self) {
-        let Some(window) = &mut self.window else {
-            return self.begin();
-        };
-        match window.stage {
-            Stage::Draining => {
-                let sorted = Window::of_sorted(&window.entries);
-                let in_flight = self.jobs.iter().any(|((side, _), job)| match job {
-                    Job::Write(write) => {
-                        *side == Side::Cow && sorted.touches(write.chunk(), write.chunk())
-                    }
-                    _ => false,
-                });
-                if !in_flight {
-                    self.copy();
-                }
-            }
-            Stage::Copying(0) => {
-                window.stage = Stage::Flushing;
-                let request = self.devices.origin.flush();
-                self.jobs.insert((Side::Origin, request), Job::FlushOrigin);
-            }
-            _ => {}
+        if let Some((start, entries)) = unlisted {
+            self.finish_window(host, area, &entries, start).await?;
+            return Ok(true);
         }
+        let listed = area.image.listed();
+        if listed == 0 || host.has(Fault::EndsEarly) && listed < 10 {
+            return Ok(false);
+        }
+        let mut start = window_start(self.overlay.layout, listed, self.most_entries);
+        let mut entries = self.read_window(host, area, start, listed).await?;
+        if host.has(Fault::MergedFromTheStart) {
+            start = Position { area: 0, slot: 0 };
+            entries = self.overlay.state.borrow().listed[..entries.len()].to_vec();
+            area.spill.start(0);
+            area.spill.load(0, area.image.bytes(), 0);
+        }
+        Window::plan(&mut entries);
+        let entries = Rc::new(entries);
+        self.secure_window(host, &entries).await;
+        self.state.borrow_mut().window = Some(entries.clone());
+        let old = self.writers.turn();
+        if !host.has(Fault::WritersNotDrained) {
+            host.until(|| self.writers.is_quiet(old)).await;
+        }
+        let mut copied = self.copy_window(host, &entries).await;
+        if copied.is_ok()
+            && !host.has(Fault::TruncateWithoutFlush)
+            && !host.has(Fault::FlushBeforeCopies)
+        {
+            let flushed = host.flush(0).await;
+            if !host.has(Fault::FailedMergeFlushIgnored) {
+                copied = flushed.map(|_| ());
+            }
+        }
+        if host.has(Fault::SuspendLeavesWindow) && self.stopping.get() {
+            return Ok(false);
+        }
+        if copied.is_err() {
+            self.release();
+        }
+        copied?;
+        self.finish_window(host, area, &entries, start).await?;
+        Ok(true)
     }
 
-    /// Begins a window, or clears up when the list is empty.
-    fn begin(&mut self) {
-        let layout = self.loaded.layout;
-        if self.listed == 0 {
-            let stale = self.loaded.image.stale(SECTOR);
-            if !self.scrubbing && !stale.is_empty() {
-                self.scrubbing = true;
-                self.write_area(true);
+    /// The window is durably in the origin: takes it off the list and out of the index.
+    async fn finish_window(
+        &self,
+        host: &Rc<Host>,
+        area: &mut Area,
+        entries: &[Exception],
+        start: Position,
+    ) -> Result<(), Failed> {
+        let layout = self.overlay.layout;
+        self.overlay.state.borrow_mut().durable = start.index(layout) as usize;
+        self.clean.set(false);
+        if host.has(Fault::ReleasedBeforeTruncation) {
+            self.forget(entries);
+            self.release();
+        }
+        if self.truncate(host, area).await.is_err() {
+            if host.has(Fault::FailedTruncationForgotten) {
+                self.release();
+                return Err(Failed);
             }
+            let state = &mut *self.state.borrow_mut();
+            state.unlisted = Some(start);
+            for held in state.held.drain(..) {
+                held.fate.set(Some(Fate::Error));
+            }
+            return Err(Failed);
+        }
+        self.clean.set(true);
+        if host.has(Fault::IndexKeepsWindow) {
+            self.release_to_origin();
+            // Time passes.
+            let _ = host.read(0, 0, 0).await;
+        }
+        if !host.has(Fault::ReleasedBeforeTruncation) {
+            self.forget(entries);
+        }
+        let end = layout.area_chunk(start.area) + 1 + start.slot;
+        let state = &mut *self.overlay.state.borrow_mut();
+        state.alloc.truncate(start.index(layout), end);
+        state.listed.truncate(start.index(layout) as usize);
+        state.loaded = state.loaded.min(state.listed.len());
+        self.release_with(|chunk| match state.map.find(chunk) {
+            Some(cow) => Fate::Cow(cow, self.writers.enter()),
+            None => Fate::Origin,
+        });
+        Ok(())
+    }
+
+    /// Cuts the list off, durably, where `area.spill` ends.
+    async fn truncate(&self, host: &Rc<Host>, area: &mut Area) -> Result<(), Failed> {
+        let part = area.spill.stale(SECTOR);
+        if host.has(Fault::TruncateVolatile) || host.has(Fault::TruncatesOneBlock) {
+            let at =
+                self.overlay.layout.area_chunk(area.spill.area()) as usize * self.overlay.sectors();
+            let mut data = Sector::cut(&area.spill.bytes()[part.clone()]);
+            let mut how = Durability::FlushedAndDurable;
+            if host.has(Fault::TruncatesOneBlock) {
+                data.truncate(1);
+            } else {
+                host.flush(self.overlay.disk).await?;
+                how = Durability::Volatile;
+            }
+            host.write(self.overlay.disk, at + part.start / SECTOR, data, how)
+                .await?;
+            area.spill.scrubbed();
+        } else {
+            self.overlay.scrub(host, &mut area.spill).await?;
+        }
+        std::mem::swap(&mut area.image, &mut area.spill);
+        Ok(())
+    }
+
+    /// Sees to it that the other overlays have exceptions for the whole window.
+    async fn secure_window(&self, host: &Rc<Host>, entries: &[Exception]) {
+        if host.has(Fault::SiblingsNotSecured) {
             return;
         }
-        let start = window_start(layout, self.listed as u64, self.most_entries);
-        let first = start.index(layout) as usize;
-        let mut entries = self.loaded.list[first..self.listed].to_vec();
-        Window::plan(&mut entries);
-        let mut content = Vec::new();
-        let at = layout.area_chunk(start.area) as usize * CHUNK;
-        for sector in self.devices.cow.read(at, CHUNK) {
-            content.extend_from_slice(&sector.bytes()[..]);
+        let runs = || {
+            Window::of_sorted(entries)
+                .runs(u64::MAX)
+                .map(|run| self.sectors_of(run))
+        };
+        runs().for_each(|(from, count)| origin::prepare(host, &self.siblings, from, count));
+        for (from, count) in runs() {
+            origin::await_copies(host, &self.siblings, from, count).await;
         }
-        let mut image = AreaImage::new(layout, vec![0; CHUNK * SECTOR]);
-        let kept = image.load(start.area, &content, start.slot as usize);
-        assert_eq!(kept as u64, start.slot);
-        self.window = Some(Active {
-            start,
-            entries,
-            image,
-            stage: Stage::Draining,
+        if host.has(Fault::SiblingsNotCommitted) {
+            return;
+        }
+        for (from, count) in runs() {
+            origin::secure(host, &self.siblings, from, count).await;
+        }
+    }
+
+    /// Reads the entries from `start` to the end of the list, and leaves the image of the area in
+    /// which the list will then end in `area.spill`.
+    async fn read_window(
+        &self,
+        host: &Rc<Host>,
+        area: &mut Area,
+        start: Position,
+        listed: u64,
+    ) -> Result<Vec<Exception>, Failed> {
+        let overlay = &self.overlay;
+        let mut entries = Vec::new();
+        for n in start.area..=area.image.area() {
+            let bytes = if n == area.image.area() {
+                area.image.bytes().to_vec()
+            } else {
+                let at = overlay.layout.area_chunk(n) as usize * overlay.sectors();
+                bytes_of(&host.read(overlay.disk, at, overlay.sectors()).await?)
+            };
+            let mut slot = 0;
+            if n == start.area {
+                slot = start.slot as usize;
+                area.spill.load(n, &bytes, slot);
+            }
+            while let Some(entry) = entry_at(&bytes, slot) {
+                entries.push(entry);
+                slot += 1;
+            }
+        }
+        let first = start.index(overlay.layout) as usize;
+        if entries[..] != overlay.state.borrow().listed[first..listed as usize] {
+            let rule = if host.has_failed() {
+                Rule::M8
+            } else {
+                Rule::M4
+            };
+            host.accuse(rule, "what is read of the list is not what was listed");
+        }
+        Ok(entries)
+    }
+
+    async fn copy_window(
+        self: &Rc<Self>,
+        host: &Rc<Host>,
+        entries: &[Exception],
+    ) -> Result<(), Failed> {
+        self.copy_failed.set(false);
+        for run in Window::of_sorted(entries).runs(self.most_run) {
+            self.copying.set(self.copying.get() + 1);
+            host.spawn(copy(host.clone(), self.clone(), run));
+        }
+        if host.has(Fault::FlushBeforeCopies) {
+            host.flush(0).await?;
+        }
+        host.until(|| self.copying.get() == 0).await;
+        if self.copy_failed.get() && !host.has(Fault::FailedMergeCopyIgnored) {
+            return Err(Failed);
+        }
+        Ok(())
+    }
+
+    /// Takes the window out of the index: reads go to the origin from now on.
+    fn forget(&self, entries: &[Exception]) {
+        let state = &mut *self.overlay.state.borrow_mut();
+        for run in Window::of_sorted(entries).runs(u64::MAX) {
+            state.map.remove(run);
+        }
+    }
+
+    /// Ends a window: what was held goes where its chunks are now.
+    fn release(&self) {
+        let overlay = self.overlay.state.borrow();
+        self.release_with(|chunk| match overlay.map.find(chunk) {
+            Some(cow) => Fate::Cow(cow, self.writers.enter()),
+            None => Fate::Origin,
         });
     }
 
-    fn copy(&mut self) {
-        let Some(window) = &mut self.window else {
-            return;
-        };
-        let mut copies = 0;
-        for run in Window::of_sorted(&window.entries).runs(self.most_run) {
-            let (from, count) = (run.cow as usize * CHUNK, run.len as usize * CHUNK);
-            let data = self.devices.cow.read(from, count).to_vec();
-            let request = self.devices.origin.write(run.origin as usize * CHUNK, data);
-            self.jobs.insert((Side::Origin, request), Job::Copy);
-            copies += 1;
-        }
-        window.stage = Stage::Copying(copies);
+    fn release_to_origin(&self) {
+        self.release_with(|_| Fate::Origin);
     }
 
-    /// Zeroes what stands behind the end of the list.
-    fn write_area(&mut self, scrub: bool) {
-        let image = match &self.window {
-            Some(window) => &window.image,
-            None => &self.loaded.image,
-        };
-        let range = image.stale(SECTOR);
-        let sectors = Sector::cut(&image.bytes()[range.clone()]);
-        let area = self.loaded.layout.area_chunk(image.area()) as usize * CHUNK;
-        let request = self
-            .devices
-            .cow
-            .write_flush_fua(area + range.start / SECTOR, sectors);
-        let job = if scrub { Job::Scrub } else { Job::Truncate };
-        self.jobs.insert((Side::Cow, request), job);
+    fn release_with(&self, fate_of: impl Fn(u64) -> Fate) {
+        for held in self.state.take().held {
+            held.fate.set(Some(fate_of(held.chunk)));
+        }
     }
 
-    /// Lets a random request go on.
-    fn go_on(&mut self, random: &mut Random) {
-        if self.jobs.is_empty() {
-            return;
-        }
-        let n = random.below(self.jobs.len());
-        let (side, request) = *self.jobs.keys().nth(n).unwrap();
-        let disk = match side {
-            Side::Origin => &mut self.devices.origin,
-            Side::Cow => &mut self.devices.cow,
+    /// Where a write to a chunk goes.
+    fn map_write(&self, host: &Host, chunk: u64) -> Result<Fate, Rc<Held>> {
+        let ticket = self.writers.enter();
+        let Some(cow) = self.overlay.state.borrow().map.find(chunk) else {
+            self.writers.leave(ticket);
+            return Ok(Fate::Origin);
         };
-        if !disk.finish(request) {
-            return;
+        if !self.is_in_window(chunk) || host.has(Fault::WindowWritesToCow) {
+            return Ok(Fate::Cow(cow, ticket));
         }
-        let job = self.jobs.remove(&(side, request)).unwrap();
-        match (job, &mut self.window) {
-            (Job::Write(write), _) => {
-                self.busy.remove(&write.chunk());
-                self.view
-                    .acknowledge(write.from, write.values.len(), write.fua);
+        self.writers.leave(ticket);
+        let state = &mut *self.state.borrow_mut();
+        if state.unlisted.is_some() {
+            return Ok(Fate::Error);
+        }
+        if host.has(Fault::WindowWritesToOrigin) {
+            return Ok(Fate::Origin);
+        }
+        let held = Rc::new(Held {
+            chunk,
+            fate: Cell::new(None),
+        });
+        state.held.push(held.clone());
+        Err(held)
+    }
+
+    async fn write_to(
+        &self,
+        host: &Rc<Host>,
+        fate: Fate,
+        from: usize,
+        data: Vec<Sector>,
+        fua: bool,
+    ) -> Result<(), Failed> {
+        let how = if fua {
+            Durability::Durable
+        } else {
+            Durability::Volatile
+        };
+        match fate {
+            Fate::Error => return Err(Failed),
+            Fate::Cow(cow, ticket) => {
+                let size = self.overlay.chunk();
+                let at = size.sector_of(cow) + size.offset_of(from as u64);
+                let written = host.write(self.overlay.disk, at as usize, data, how).await;
+                self.writers.leave(ticket);
+                written?;
             }
-            (Job::Flush(n), _) => self.flushed(n),
-            (Job::Scrub, _) => self.loaded.image.scrubbed(),
-            (Job::Copy, Some(window)) => {
-                if let Stage::Copying(left) = &mut window.stage {
-                    *left -= 1;
+            Fate::Origin => {
+                origin::secure(host, &self.siblings, from, data.len()).await;
+                host.write(0, from, data, how).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn work(host: Rc<Host>, merge: Rc<Merge>, mut area: Area) {
+    while !merge.stopping.get() {
+        match merge.merge_window(&host, &mut area).await {
+            Ok(true) => {}
+            Ok(false) => {
+                merge.done.set(true);
+                break;
+            }
+            Err(Failed) => {
+                merge.failed.set(true);
+                break;
+            }
+        }
+    }
+    merge.area.replace(Some(area));
+}
+
+/// Copies a run to the origin.
+async fn copy(host: Rc<Host>, merge: Rc<Merge>, run: Run) {
+    let (to, count) = merge.sectors_of(run);
+    let from = merge.overlay.chunk().sector_of(run.cow) as usize;
+    let copied = match host.read(merge.overlay.disk, from, count).await {
+        Ok(data) => host.write(0, to, data, Durability::Volatile).await,
+        failed => failed,
+    };
+    if copied.is_err() {
+        merge.copy_failed.set(true);
+    }
+    merge.copying.set(merge.copying.get() - 1);
+}
+
+/// A user writes to the merging device.
+pub(crate) fn write(host: &Rc<Host>, merge: &Rc<Merge>, from: usize, count: usize, fua: bool) {
+    let data = host.data(count);
+    merge.overlay.state.borrow_mut().view.write(from, &data);
+    let size = merge.overlay.sectors();
+    let mut done = 0;
+    while done < count {
+        let from = from + done;
+        let len = (size - from % size).min(count - done);
+        let data = data[done..done + len].to_vec();
+        done += len;
+        let mapped = merge.map_write(host, (from / size) as u64);
+        let (host, merge) = (host.clone(), merge.clone());
+        host.users.set(host.users.get() + 1);
+        host.clone().spawn(async move {
+            let fate = match mapped {
+                Ok(fate) => fate,
+                Err(held) => {
+                    host.until(|| held.fate.get().is_some()).await;
+                    held.fate.get().unwrap_or(Fate::Error)
                 }
-            }
-            (Job::FlushOrigin, Some(window)) => {
-                window.stage = Stage::Truncating;
-                self.write_area(false);
-            }
-            (Job::Truncate, _) => self.truncated(),
-            (_, None) => unreachable!("a window ends with its last request"),
-        }
+            };
+            let written = merge.write_to(&host, fate, from, data, fua).await;
+            let view = &mut merge.overlay.state.borrow_mut().view;
+            view.ended(from, len, written.is_ok(), fua);
+            host.users.set(host.users.get() - 1);
+        });
     }
+}
 
-    fn flushed(&mut self, n: u64) {
-        let (left, mark) = self.flushes.get_mut(&n).unwrap();
-        *left -= 1;
-        if *left == 0 {
-            self.view.flushed(mark);
-            self.flushes.remove(&n);
-        }
+/// A user flushes the merging device: both disks.
+pub(crate) async fn flush(host: Rc<Host>, merge: Rc<Merge>) {
+    let mark = merge.overlay.state.borrow().view.mark();
+    let (origin, cow) = (host.flush(0), host.flush(merge.overlay.disk));
+    let (origin, cow) = (origin.await, cow.await);
+    if origin.is_ok() && cow.is_ok() {
+        merge.overlay.state.borrow_mut().view.flushed(&mark);
     }
+}
 
-    /// The list is shorter, durably: reads and held writes go to the origin.
-    fn truncated(&mut self) {
-        let mut window = self.window.take().unwrap();
-        window.image.scrubbed();
-        self.loaded.image = window.image;
-        self.listed = window.start.index(self.loaded.layout) as usize;
-        for run in Window::of_sorted(&window.entries).runs(u64::MAX) {
-            self.loaded.map.remove(run.origin, run.len);
+/// A user reads a part of one chunk of the merging device.
+pub(crate) async fn read(host: Rc<Host>, merge: Rc<Merge>, from: usize, count: usize) {
+    let overlay = &merge.overlay;
+    let since: Vec<_> = {
+        let view = &overlay.state.borrow().view;
+        (from..from + count).map(|at| view.acked(at)).collect()
+    };
+    let size = overlay.chunk();
+    let chunk = size.chunk_of(from as u64);
+    let mut found = overlay.state.borrow().map.find(chunk);
+    if host.has(Fault::WindowReadsFromOrigin) && merge.is_in_window(chunk) {
+        found = None;
+    }
+    let io = match found {
+        Some(cow) => {
+            let at = size.sector_of(cow) + size.offset_of(from as u64);
+            host.read(overlay.disk, at as usize, count)
         }
-        for write in std::mem::take(&mut self.held) {
-            self.send(write);
+        None => host.read(0, from, count),
+    };
+    let got = io.await.unwrap_or_default();
+    let view = &overlay.state.borrow().view;
+    for (n, value) in got.into_iter().enumerate() {
+        if !view.may_read(from + n, since[n], value) {
+            let what = format!(
+                "sector {} of the merging device was read as {value:x?}",
+                from + n
+            );
+            host.accuse(
+                if host.has_failed() {
+                    Rule::M8
+                } else {
+                    Rule::M6
+                },
+                what,
+            );
         }
     }
 }

@@ -29,26 +29,3 @@ impl Random {
         self.below(n) == 0
     }
 }
-
-/// Runs `test` with seeds `0..count`, ten times as many in an optimised build, and says which one
-/// failed. The environment variable `HOLEY_SEED` runs just one.
-pub(crate) fn with_seeds(count: u64, test: impl Fn(u64)) {
-    struct Tell(u64);
-    impl Drop for Tell {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("failed with HOLEY_SEED={}", self.0);
-            }
-        }
-    }
-    let only = std::env::var("HOLEY_SEED").ok().map(|seed| {
-        let seed: u64 = seed.parse().expect("HOLEY_SEED is a number");
-        seed..seed + 1
-    });
-    let factor = if cfg!(debug_assertions) { 1 } else { 10 };
-    for seed in only.unwrap_or(0..factor * count) {
-        let tell = Tell(seed);
-        test(seed);
-        drop(tell);
-    }
-}

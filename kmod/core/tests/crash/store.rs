@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A COW store and what is the same in all its uses: making, loading and judging it.
+//! A COW store on its disk: made, loaded through the core, and read without the core.
 
 use crate::disk::Disk;
+use crate::disk::Durability;
 use crate::disk::Sector;
 use crate::disk::SECTOR;
+use crate::host::Host;
 use crate::random::Random;
-use crate::view::View;
+use crate::rules::Fault;
 use holey_core::area::AreaImage;
 use holey_core::format::Bounds;
 use holey_core::format::ChunkSize;
@@ -20,163 +22,110 @@ use holey_core::index::Index;
 use holey_core::index::IndexError;
 use holey_core::index::IndexWriter;
 use holey_core::index::Node;
+use holey_core::index::Run;
 use holey_core::index::SEGMENT_NODES;
-use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::OnceLock;
 
-/// Sectors of a chunk: the smallest chunk, so that areas are short.
-pub(crate) const CHUNK: usize = 8;
-
-/// The two devices of an overlay.
-#[derive(Clone)]
-pub(crate) struct Devices {
-    pub(crate) origin: Disk,
-    pub(crate) cow: Disk,
+/// A filled origin.
+pub(crate) fn new_origin(sectors: usize) -> Disk {
+    Disk::new((1..=sectors as u64).map(Sector::stamp).collect())
 }
 
-impl Devices {
-    /// A filled origin and a COW device full of what another use has left there, but for the
-    /// first chunk, which is zero.
-    pub(crate) fn new(origin_chunks: usize, cow_chunks: usize, random: &mut Random) -> Self {
-        let origin = (0..origin_chunks * CHUNK).map(|at| Sector::Stamp(at as u64 + 1));
-        let cow = (0..cow_chunks * CHUNK).map(|at| {
-            if at < CHUNK {
-                Sector::cut(&[0; SECTOR]).remove(0)
-            } else {
-                Sector::Stamp(random.next() | (1 << 63))
-            }
-        });
-        Self {
-            origin: Disk::new(origin.collect()),
-            cow: Disk::new(cow.collect()),
-        }
-    }
+/// A COW device full of what another use has left there, but for the first 4 KiB, which are zero.
+pub(crate) fn new_cow(sectors: usize, random: &mut Random) -> Disk {
+    let sector = |at| match at {
+        0..8 => Sector::ZERO,
+        _ => Sector::garbage(random.next()),
+    };
+    Disk::new((0..sectors).map(sector).collect())
+}
 
-    /// Makes the COW device a valid, empty store: the area first, then the header that vouches
-    /// for it. `cut` is called after each step.
-    pub(crate) fn format(&mut self, mut cut: impl FnMut(&Self)) {
-        let zeros = Sector::cut(&[0; CHUNK * SECTOR]);
-        let header = Header {
-            valid: true,
-            chunk: chunk_size(),
+/// The header's sector.
+pub(crate) fn header(valid: bool, chunk: ChunkSize) -> Sector {
+    let mut sector = [0; SECTOR];
+    sector[..16].copy_from_slice(&Header { valid, chunk }.encode());
+    Sector::cut(&sector)[0]
+}
+
+/// Makes a disk a valid, empty store: the area first, then the header that vouches for it.
+pub(crate) async fn format(host: Rc<Host>, disk: usize, chunk: ChunkSize) {
+    let sectors = chunk.sectors() as usize;
+    let zeros = vec![Sector::ZERO; sectors];
+    let mut head = zeros.clone();
+    head[0] = header(true, chunk);
+    if host.has(Fault::HeaderBeforeArea) {
+        let _ = host
+            .write(disk, 0, head, Durability::FlushedAndDurable)
+            .await;
+        let _ = host
+            .write(disk, sectors, zeros, Durability::FlushedAndDurable)
+            .await;
+        return;
+    }
+    let _ = host.write(disk, sectors, zeros, Durability::Volatile).await;
+    let how = if host.has(Fault::AreaNotFlushed) {
+        Durability::Durable
+    } else {
+        Durability::FlushedAndDurable
+    };
+    let _ = host.write(disk, 0, head, how).await;
+}
+
+/// What a COW device says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// There is no store.
+    Fresh,
+    /// The store is not to be used.
+    Invalid,
+    /// There is a list.
+    List,
+}
+
+/// Reads the list of exceptions into `list`, without the code under test.
+pub(crate) fn read(
+    cow: &[Sector],
+    chunk: usize,
+    list: &mut Vec<Exception>,
+) -> Result<Found, String> {
+    list.clear();
+    let head = cow[0].bytes();
+    let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap());
+    match (word(0), word(4), word(8), word(12)) {
+        (0, ..) => return Ok(Found::Fresh),
+        (0x7041_6e53, 0, 1, _) => return Ok(Found::Invalid),
+        (0x7041_6e53, 1, 1, size) if size as usize == chunk => {}
+        other => return Err(format!("a header of {other:x?}")),
+    }
+    for area in 0.. {
+        let at = (1 + area * (chunk * SECTOR / 16 + 1)) * chunk;
+        let Some(sectors) = cow.get(at..at + chunk) else {
+            return Err(format!("the list has no end: area {area}"));
         };
-        let mut sector = [0; SECTOR];
-        sector[..16].copy_from_slice(&header.encode());
-        let area = self.cow.write(CHUNK, zeros.clone());
-        cut(self);
-        self.cow.finish(area);
-        cut(self);
-        let mut content = Sector::cut(&sector);
-        content.extend_from_slice(&zeros[1..]);
-        let head = self.cow.write_flush_fua(0, content);
-        cut(self);
-        while !self.cow.finish(head) {
-            cut(self);
-        }
-        cut(self);
-    }
-
-    /// What is left of both if power is cut now.
-    pub(crate) fn cut(&self, random: &mut Random) -> Self {
-        Self {
-            origin: self.origin.cut(random),
-            cow: self.cow.cut(random),
-        }
-    }
-
-    /// The sizes in chunks.
-    pub(crate) fn bounds(&self) -> Bounds {
-        Bounds {
-            origin_chunks: (self.origin.len() / CHUNK) as u64,
-            cow_chunks: (self.cow.len() / CHUNK) as u64,
-        }
-    }
-
-    /// The list of exceptions, read without the code under test. `None` if the store is fresh.
-    pub(crate) fn list(&self) -> Option<Vec<Exception>> {
-        let head = self.cow.read(0, 1)[0].bytes();
-        if head[..4] == [0; 4] {
-            return None;
-        }
-        assert_eq!(head[..16], *b"SnAp\x01\0\0\0\x01\0\0\0\x08\0\0\0", "header");
-        let mut list = Vec::new();
-        for area in 0.. {
-            let chunk = 1 + area * (CHUNK * SECTOR / 16 + 1);
-            for sector in self.cow.read(chunk * CHUNK, CHUNK) {
-                for entry in sector.bytes().chunks_exact(16) {
-                    let origin = u64::from_le_bytes(entry[..8].try_into().unwrap());
-                    let cow = u64::from_le_bytes(entry[8..].try_into().unwrap());
-                    if cow == 0 {
-                        return Some(list);
-                    }
-                    list.push(Exception { origin, cow });
+        for sector in sectors {
+            for entry in sector.bytes().chunks_exact(16) {
+                let origin = u64::from_le_bytes(entry[..8].try_into().unwrap());
+                let cow = u64::from_le_bytes(entry[8..].try_into().unwrap());
+                if cow == 0 {
+                    return Ok(Found::List);
                 }
+                list.push(Exception { origin, cow });
             }
         }
-        unreachable!()
     }
-
-    /// Whether the area in which the list ends is zero behind its end.
-    pub(crate) fn is_tail_zero(&self) -> bool {
-        let entries = CHUNK * SECTOR / 16;
-        let listed = self.list().map_or(0, |list| list.len());
-        let area = 1 + listed / entries * (entries + 1);
-        let mut bytes = Vec::new();
-        for sector in self.cow.read(area * CHUNK, CHUNK) {
-            bytes.extend_from_slice(&sector.bytes()[..]);
-        }
-        bytes[listed % entries * 16..].iter().all(|byte| *byte == 0)
-    }
-
-    /// What the device that is made of both shows, given the list.
-    pub(crate) fn show(&self, list: &[Exception]) -> Vec<Sector> {
-        let mut shown = self.origin.read(0, self.origin.len()).to_vec();
-        for entry in list {
-            let (to, from) = (entry.origin as usize * CHUNK, entry.cow as usize * CHUNK);
-            shown[to..to + CHUNK].clone_from_slice(self.cow.read(from, CHUNK));
-        }
-        shown
-    }
-
-    /// Judges what a power cut has left: the list is sound and the device shows what it may show.
-    /// Returns the list.
-    pub(crate) fn judge(&self, view: &View) -> Vec<Exception> {
-        let list = self.list().unwrap_or_default();
-        let (mut origins, mut cows) = (BTreeSet::new(), BTreeSet::new());
-        for entry in &list {
-            let chunk = entry.cow as usize;
-            assert!(
-                chunk >= 2 && chunk % (CHUNK * SECTOR / 16 + 1) != 1,
-                "{entry}"
-            );
-            assert!(entry.cow < self.bounds().cow_chunks, "{entry}");
-            assert!(entry.origin < self.bounds().origin_chunks, "{entry}");
-            assert!(origins.insert(entry.origin), "{entry}: origin chunk twice");
-            assert!(cows.insert(entry.cow), "{entry}: COW chunk twice");
-        }
-        for (at, sector) in self.show(&list).iter().enumerate() {
-            let stamp = sector.stamp();
-            assert!(
-                stamp.is_some_and(|stamp| view.allows(at, stamp)),
-                "sector {at} (chunk {}, {}) shows {sector:x?}, allowed is {:x?}",
-                at / CHUNK,
-                match list
-                    .iter()
-                    .find(|entry| entry.origin == (at / CHUNK) as u64)
-                {
-                    Some(entry) => format!("exception {entry}"),
-                    None => "no exception".to_string(),
-                },
-                view.allowed(at),
-            );
-        }
-        list
-    }
+    unreachable!()
 }
 
-/// The chunk size of all stores here.
-pub(crate) fn chunk_size() -> ChunkSize {
-    ChunkSize::new(CHUNK as u32).unwrap()
+/// Whether the area in which a list of `listed` entries ends is zero behind its end.
+pub(crate) fn is_tail_zero(cow: &[Sector], chunk: usize, listed: usize) -> bool {
+    let entries = chunk * SECTOR / 16;
+    let at = (1 + listed / entries * (entries + 1)) * chunk;
+    let first = listed % entries * 16;
+    let mut sectors = cow[at + first / SECTOR..at + chunk].iter();
+    let head = sectors.next().expect("the list ends in its area").bytes();
+    head[first % SECTOR..].iter().all(|byte| *byte == 0)
+        && sectors.all(|sector| *sector == Sector::ZERO)
 }
 
 /// Memory of an index.
@@ -203,18 +152,23 @@ impl Map {
         }
     }
 
+    /// What is known about a chunk and those behind it.
+    pub(crate) fn lookup(&self, chunk: u64) -> Extent {
+        self.index.lookup(chunk).unwrap()
+    }
+
     /// Where a chunk lives in the COW device, if it does.
     pub(crate) fn find(&self, chunk: u64) -> Option<u64> {
-        match self.index.lookup(chunk).unwrap() {
+        match self.lookup(chunk) {
             Extent::Mapped { cow, .. } => Some(cow),
             Extent::Unmapped { .. } => None,
         }
     }
 
-    /// Maps a chunk.
-    pub(crate) fn insert(&mut self, exception: Exception) {
+    /// Maps a run.
+    pub(crate) fn insert(&mut self, run: Run) {
         loop {
-            match self.index.insert(&mut self.writer, exception) {
+            match self.index.insert_run(&mut self.writer, run) {
                 Err(IndexError::NeedNodes) => {
                     let nodes = (0..SEGMENT_NODES).map(|_| Node::new()).collect();
                     let slot = &self.index.directory().0[self.writer.segments()];
@@ -227,14 +181,9 @@ impl Map {
     }
 
     /// Unmaps chunks.
-    pub(crate) fn remove(&mut self, origin: u64, len: u64) {
-        let removed = self.index.remove_run(&mut self.writer, origin, len);
-        assert_eq!(removed, Ok(len));
-    }
-
-    /// Mapped chunks.
-    pub(crate) fn len(&self) -> u64 {
-        self.index.len()
+    pub(crate) fn remove(&mut self, run: Run) {
+        let removed = self.index.remove_run(&mut self.writer, run.origin, run.len);
+        assert_eq!(removed, Ok(run.len));
     }
 }
 
@@ -249,30 +198,31 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Loads a store as an overlay does.
-    pub(crate) fn load(devices: &Devices) -> Self {
-        let head = devices.cow.read(0, 1)[0].bytes();
-        let header = Header::parse(&head[..]).unwrap().expect("a store");
-        assert!(header.valid);
+    /// Loads a store as an overlay does. `None` if it was invalidated.
+    pub(crate) fn load(cow: &[Sector], origin_sectors: usize) -> Option<Self> {
+        let header = Header::parse(&cow[0].bytes()).unwrap().expect("a store");
+        if !header.valid {
+            return None;
+        }
         let layout = Layout::new(header.chunk);
-        let bounds = devices.bounds();
+        let bounds = Bounds::new(header.chunk, origin_sectors as u64, cow.len() as u64).unwrap();
         let mut used = vec![0; UsedMap::words_for(bounds.cow_chunks) as usize];
         let mut map = Map::new();
-        let mut image = AreaImage::new(layout, vec![0; CHUNK * SECTOR]);
+        let mut image = AreaImage::new(layout, vec![0; header.chunk.bytes()]);
         let mut list = Vec::new();
         let mut highest = 0;
         for area in 0..layout.areas_within(bounds.cow_chunks) {
-            let at = layout.area_chunk(area) as usize * CHUNK;
-            let mut content = Vec::new();
-            for sector in devices.cow.read(at, CHUNK) {
-                content.extend_from_slice(&sector.bytes()[..]);
-            }
+            let content = area_bytes(cow, layout, area);
             let count = image.load(area, &content, usize::MAX);
             for slot in 0..count {
                 let entry = image.entry(slot).unwrap();
                 layout.check(entry, bounds).unwrap();
                 assert!(UsedMap::new(&mut used).claim(entry.cow), "{entry}");
-                map.insert(entry);
+                map.insert(Run {
+                    origin: entry.origin,
+                    cow: entry.cow,
+                    len: 1,
+                });
                 highest = highest.max(entry.cow);
                 list.push(entry);
             }
@@ -280,14 +230,25 @@ impl Loaded {
                 break;
             }
         }
-        assert_eq!(Some(&list), devices.list().as_ref());
-        Self {
+        Some(Self {
             layout,
             list,
             map,
             image,
             used,
             highest,
-        }
+        })
     }
+}
+
+/// The bytes of an area.
+fn area_bytes(cow: &[Sector], layout: Layout, area: u64) -> Vec<u8> {
+    let chunk = layout.chunk().sectors() as usize;
+    let at = layout.area_chunk(area) as usize * chunk;
+    bytes_of(&cow[at..at + chunk])
+}
+
+/// The bytes of sectors.
+pub(crate) fn bytes_of(sectors: &[Sector]) -> Vec<u8> {
+    sectors.iter().flat_map(|sector| sector.bytes()).collect()
 }

@@ -6,104 +6,173 @@
 //! later value is durable, because it was written with FUA or a flush followed. After a power cut
 //! the sector may show any value that is not over, and nothing else.
 
-use std::collections::BTreeMap;
+use crate::disk::Sector;
 
-/// The values of one sector.
+/// The values of a sector that has been written to.
 #[derive(Clone, Debug)]
 struct History {
-    /// Values from the durable one on; the last one is the newest.
-    values: Vec<u64>,
-    /// How many of the values have been acknowledged.
+    values: Vec<Sector>,
+    /// The values before this one are over.
+    floor: usize,
+    /// The newest value that has been acknowledged.
     acked: usize,
+}
+
+/// What a value is to a sector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It may be shown.
+    Allowed,
+    /// It was there once, but a newer one is durable.
+    Over,
+    /// It was never written there.
+    Foreign,
 }
 
 /// The sectors of a device.
 #[derive(Clone)]
 pub(crate) struct View {
-    sectors: Vec<History>,
-    /// Number of values that have been dropped from the front, by sector.
-    dropped: Vec<usize>,
+    /// The durable value of every sector.
+    durable: Vec<Sector>,
+    /// Number of its history, by sector, plus one.
+    written: Vec<u32>,
+    histories: Vec<History>,
+    /// Sectors to which a write is under way.
+    busy: Vec<bool>,
 }
 
-/// What had been acknowledged when a flush came: by sector, how many values in all.
-pub(crate) type Mark = BTreeMap<usize, usize>;
+/// What had been acknowledged when a flush came: by number of history.
+pub(crate) type Mark = Vec<(u32, usize)>;
 
 impl View {
     /// A device that shows these values, durably.
-    pub(crate) fn new(values: impl IntoIterator<Item = u64>) -> Self {
-        let sectors: Vec<_> = values
-            .into_iter()
-            .map(|value| History {
-                values: vec![value],
-                acked: 1,
-            })
-            .collect();
+    pub(crate) fn new(values: Vec<Sector>) -> Self {
         Self {
-            dropped: vec![0; sectors.len()],
-            sectors,
+            written: vec![0; values.len()],
+            busy: vec![false; values.len()],
+            durable: values,
+            histories: Vec::new(),
         }
     }
 
     /// Sectors of the device.
     pub(crate) fn len(&self) -> usize {
-        self.sectors.len()
+        self.durable.len()
     }
 
-    /// What a read must return now: the newest value.
-    pub(crate) fn newest(&self, at: usize) -> u64 {
-        *self.sectors[at].values.last().unwrap()
+    /// The durable values.
+    pub(crate) fn durable(&self) -> &[Sector] {
+        &self.durable
     }
 
-    /// A write is sent. No other write to the same sectors is under way.
-    pub(crate) fn write(&mut self, from: usize, values: &[u64]) {
-        for (at, value) in (from..).zip(values) {
-            self.sectors[at].values.push(*value);
+    /// What a value is to a sector after a power cut.
+    pub(crate) fn standing(&self, at: usize, value: Sector) -> Standing {
+        if value == self.durable[at] {
+            return Standing::Allowed;
+        }
+        match self.history(at) {
+            Some(history) if history.values[history.floor..].contains(&value) => Standing::Allowed,
+            Some(history) if history.values.contains(&value) => Standing::Over,
+            _ => Standing::Foreign,
         }
     }
 
-    /// A write is acknowledged.
-    pub(crate) fn acknowledge(&mut self, from: usize, count: usize, durable: bool) {
+    /// The machine was reset and shows these values now; nothing more is durable than before.
+    pub(crate) fn reset(&mut self, shown: &[Sector]) {
+        self.busy.fill(false);
+        for (at, value) in shown.iter().enumerate() {
+            let newest = self.history(at).and_then(|history| history.values.last());
+            if *newest.unwrap_or(&self.durable[at]) != *value {
+                self.write(at, &[*value]);
+            }
+            if self.written[at] != 0 {
+                self.ended(at, 1, true, false);
+            }
+        }
+    }
+
+    /// Whether a read that was sent when [`Self::acked`] said `since` may return this.
+    pub(crate) fn may_read(&self, at: usize, since: usize, value: Sector) -> bool {
+        match self.history(at) {
+            Some(history) => history.values[since..].contains(&value),
+            None => value == self.durable[at],
+        }
+    }
+
+    /// The place of the newest acknowledged value in the row of a sector.
+    pub(crate) fn acked(&self, at: usize) -> usize {
+        self.history(at).map_or(0, |history| history.acked)
+    }
+
+    /// The values that a sector may show, for messages.
+    pub(crate) fn allowed(&self, at: usize) -> Vec<Sector> {
+        match self.history(at) {
+            Some(history) => history.values[history.floor..].to_vec(),
+            None => vec![self.durable[at]],
+        }
+    }
+
+    /// Whether a write to some of these sectors is under way.
+    pub(crate) fn is_busy(&self, from: usize, count: usize) -> bool {
+        self.busy[from..from + count].contains(&true)
+    }
+
+    /// A write is sent. No other write to the same sectors is under way.
+    pub(crate) fn write(&mut self, from: usize, values: &[Sector]) {
+        for (at, value) in (from..).zip(values) {
+            if self.written[at] == 0 {
+                self.histories.push(History {
+                    values: vec![self.durable[at]],
+                    floor: 0,
+                    acked: 0,
+                });
+                self.written[at] = self.histories.len() as u32;
+            }
+            let n = self.written[at] as usize - 1;
+            self.histories[n].values.push(*value);
+            self.busy[at] = true;
+        }
+    }
+
+    /// A write has ended. Nobody knows what one that has failed has done.
+    pub(crate) fn ended(&mut self, from: usize, count: usize, ok: bool, durable: bool) {
         for at in from..from + count {
-            let history = &mut self.sectors[at];
-            history.acked = history.values.len();
-            if durable {
-                let all = self.dropped[at] + history.acked;
-                self.settle(at, all);
+            self.busy[at] = false;
+            let n = self.written[at] as usize - 1;
+            let history = &mut self.histories[n];
+            if ok {
+                history.acked = history.values.len() - 1;
+                if durable {
+                    history.floor = history.acked;
+                    self.durable[at] = history.values[history.floor];
+                }
             }
         }
     }
 
     /// A flush is sent.
     pub(crate) fn mark(&self) -> Mark {
-        let open = self.sectors.iter().enumerate();
-        open.filter(|(_, history)| history.acked > 1)
-            .map(|(at, history)| (at, self.dropped[at] + history.acked))
-            .collect()
+        let histories = (0..).zip(&self.histories);
+        let open = histories.filter(|(_, history)| history.acked > history.floor);
+        open.map(|(n, history)| (n, history.acked)).collect()
     }
 
     /// A flush is acknowledged.
     pub(crate) fn flushed(&mut self, mark: &Mark) {
-        for (at, acked) in mark {
-            self.settle(*at, *acked);
+        for (n, acked) in mark {
+            let history = &mut self.histories[*n as usize];
+            history.floor = history.floor.max(*acked);
+        }
+        for at in 0..self.written.len() {
+            if self.written[at] != 0 {
+                let history = &self.histories[self.written[at] as usize - 1];
+                self.durable[at] = history.values[history.floor];
+            }
         }
     }
 
-    /// Whether a sector may show this value after a power cut.
-    pub(crate) fn allows(&self, at: usize, value: u64) -> bool {
-        self.sectors[at].values.contains(&value)
-    }
-
-    /// The values that are allowed, for messages.
-    pub(crate) fn allowed(&self, at: usize) -> &[u64] {
-        &self.sectors[at].values
-    }
-
-    /// The first `count` values of all times but the last of them are over.
-    fn settle(&mut self, at: usize, count: usize) {
-        let over = count.saturating_sub(1).saturating_sub(self.dropped[at]);
-        let history = &mut self.sectors[at];
-        history.values.drain(..over);
-        history.acked -= over;
-        self.dropped[at] += over;
+    fn history(&self, at: usize) -> Option<&History> {
+        self.histories
+            .get((self.written[at] as usize).wrapping_sub(1))
     }
 }
