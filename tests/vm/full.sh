@@ -249,6 +249,23 @@ t_queue_suspend() {
     wait $writer
 }
 
+# Extended and suspended right away, as LVM does it: whoever waited goes on, there is room.
+t_queue_extended_then_suspended() {
+    local round writer
+    start_queue
+    fill snap snap 2 --count 1008
+    for round in 1 2 3; do
+        fill snap snap 3 --from $((1008 * round)) --count 1008 &
+        writer=$!
+        waits $writer
+        change store "$(linear_table store $((1024 * (round + 1))))"
+        dmsetup suspend snap
+        dmsetup resume snap
+        wait $writer
+    done
+    check snap snap
+}
+
 make_full_again() {
     dmsetup suspend origin
     dmsetup create snap --table "0 16384 holey-snapshot $D/base $D/store P 8 1 queue_if_no_space"
