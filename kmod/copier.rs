@@ -190,7 +190,8 @@ impl Copier {
 
     /// Says how writes to the snapshot that wait for space end, while its device is being suspended.
     pub(crate) fn leave(self: &Arc<Self>, how: Option<Failure>) {
-        if let Some(overlay) = self.overlay() {
+        // After a handover it is the receiver's device that counts.
+        if let Some(overlay) = self.overlay().filter(|_| !self.is_retired()) {
             let mut state = overlay.state.lock();
             // Whoever extends the COW device and suspends next need not know how often it is looked at.
             if state.alloc.has_room(self.cow_chunks(overlay)) {
