@@ -30,11 +30,11 @@ use kernel::bindings::bio;
 use kernel::bindings::blk_status_t;
 
 /// `BLK_STS_IOERR` of `include/linux/blk_types.h`.
-const STATUS_IO_ERROR: u8 = 10;
+const STATUS_IO_ERROR: blk_status_t = 10;
 /// `BLK_STS_NOSPC`, from there.
-const STATUS_NO_SPACE: u8 = 3;
+const STATUS_NO_SPACE: blk_status_t = 3;
 /// `BLK_STS_DM_REQUEUE`, from there.
-const STATUS_REQUEUE: u8 = 11;
+const STATUS_REQUEUE: blk_status_t = 11;
 /// `REQ_OP_MASK`, from there: the bits that tell the operation.
 const OP_MASK: u32 = 0xff;
 
@@ -157,9 +157,9 @@ impl<D> Bio<D> {
         });
     }
 
-    fn end(self, status: u8) {
-        // SAFETY: By the type invariant the bio is ours, and with this call it no longer is.
-        unsafe { bindings::dm_rs_bio_end(self.into_raw().as_ptr(), status) }
+    fn end(self, status: blk_status_t) {
+        // SAFETY: By the type invariant the bio was ours, and nobody uses it after this.
+        unsafe { end_with(self.into_raw(), status) }
     }
 
     fn flags(&self) -> u32 {
@@ -171,8 +171,20 @@ impl<D> Bio<D> {
 impl<D> Drop for Bio<D> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the bio is ours; after this nobody uses it through `self`.
-        unsafe { bindings::dm_rs_bio_end(self.bio.as_ptr(), STATUS_IO_ERROR) }
+        unsafe { end_with(self.bio, STATUS_IO_ERROR) }
     }
+}
+
+/// Ends a bio.
+///
+/// # Safety
+///
+/// The bio is valid, nobody else uses it, and it is not used after this.
+unsafe fn end_with(bio: NonNull<bio>, status: blk_status_t) {
+    // SAFETY: By the contract of this function.
+    unsafe { (*bio.as_ptr()).bi_status = status };
+    // SAFETY: As above.
+    unsafe { kernel::bindings::bio_endio(bio.as_ptr()) }
 }
 
 /// Where the data of a bio lies.

@@ -34,7 +34,7 @@ unsafe impl Backend for IrqSave {
 
     unsafe fn init(ptr: *mut Self::State, name: *const c_char, key: *mut lock_class_key) {
         // SAFETY: The caller promises that `ptr` is valid for writes and that name and key live on.
-        unsafe { bindings::dm_rs_spin_lock_init(ptr, name, key) }
+        unsafe { kernel::bindings::__spin_lock_init(ptr, name, key) }
     }
 
     unsafe fn lock(ptr: *mut Self::State) -> Self::GuardState {
@@ -55,6 +55,6 @@ unsafe impl Backend for IrqSave {
 
     unsafe fn assert_is_held(ptr: *mut Self::State) {
         // SAFETY: The caller promises that the lock is initialised.
-        unsafe { bindings::dm_rs_lockdep_assert_held(ptr) }
+        unsafe { kernel::bindings::spin_assert_is_held(ptr) }
     }
 }

@@ -40,7 +40,10 @@ impl<T> MemPool<T> {
     pub(crate) fn new(reserve: u16) -> Result<Arc<Self>> {
         // SAFETY: No pointers are passed.
         let pool = unsafe {
-            bindings::dm_rs_mempool_create(c_int::from(reserve), size_of::<Element<T>>())
+            bindings::dm_rs_mempool_create_kmalloc_pool(
+                c_int::from(reserve),
+                size_of::<Element<T>>(),
+            )
         };
         // INVARIANT: Just created with the right size.
         let pool = Self {

@@ -4,11 +4,13 @@
 //!
 //! C header: [`include/linux/wait.h`](srctree/include/linux/wait.h)
 
-use super::bindings;
 use super::lock::new_irq_lock;
 use super::lock::IrqLock;
+use core::ptr;
+use kernel::bindings;
 use kernel::bindings::wait_queue_entry;
 use kernel::bindings::wait_queue_head;
+use kernel::ffi::c_int;
 use kernel::ffi::c_long;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -43,7 +45,7 @@ impl WaitQueue {
             head <- Opaque::ffi_init(|slot| {
                 // SAFETY: `slot` is valid for writes and pinned; name and key are static.
                 unsafe {
-                    kernel::bindings::__init_waitqueue_head(slot, name.as_char_ptr(), key.as_ptr())
+                    bindings::__init_waitqueue_head(slot, name.as_char_ptr(), key.as_ptr())
                 }
             }),
         })
@@ -52,7 +54,10 @@ impl WaitQueue {
     /// Wakes all who wait, so that they look at their condition again. Never sleeps.
     pub(crate) fn wake(&self) {
         // SAFETY: The head was initialised by `new`.
-        unsafe { bindings::dm_rs_wake_all(self.head.get()) }
+        unsafe {
+            // 0: all of them, not only the first who waits alone.
+            bindings::__wake_up(self.head.get(), bindings::TASK_NORMAL, 0, ptr::null_mut());
+        }
     }
 
     /// Sleeps until `condition` is true. Whoever makes it true calls [`Self::wake`] afterwards.
@@ -71,11 +76,12 @@ impl WaitQueue {
         }
         let entry = Opaque::<wait_queue_entry>::uninit();
         // SAFETY: The entry is valid for writes. It does not move: it is only used by pointer.
-        unsafe { bindings::dm_rs_wait_begin(entry.get()) };
+        unsafe { bindings::init_wait(entry.get()) };
+        let state = bindings::TASK_UNINTERRUPTIBLE as c_int;
         let met = loop {
             // SAFETY: Head and entry are initialised, and the entry outlives its time in the queue:
-            // `dm_rs_wait_finish` below takes it out.
-            unsafe { bindings::dm_rs_wait_prepare(self.head.get(), entry.get()) };
+            // `finish_wait` below takes it out.
+            unsafe { bindings::prepare_to_wait(self.head.get(), entry.get(), state) };
             if condition() {
                 break true;
             }
@@ -83,10 +89,10 @@ impl WaitQueue {
                 break false;
             }
             // SAFETY: May be called in any context that may sleep.
-            jiffies = unsafe { kernel::bindings::io_schedule_timeout(jiffies) };
+            jiffies = unsafe { bindings::io_schedule_timeout(jiffies) };
         };
-        // SAFETY: As for `dm_rs_wait_prepare`.
-        unsafe { bindings::dm_rs_wait_finish(self.head.get(), entry.get()) };
+        // SAFETY: As for `prepare_to_wait`.
+        unsafe { bindings::finish_wait(self.head.get(), entry.get()) };
         met
     }
 }

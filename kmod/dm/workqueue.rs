@@ -4,9 +4,9 @@
 //!
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
-use super::bindings;
 use core::ops::Deref;
 use core::ptr::NonNull;
+use kernel::bindings;
 use kernel::bindings::workqueue_struct;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -29,8 +29,11 @@ unsafe impl Sync for WorkQueue {}
 impl WorkQueue {
     /// Creates a queue.
     pub(crate) fn new(name: &CStr) -> Result<Self> {
-        // SAFETY: The name is copied.
-        let queue = unsafe { bindings::dm_rs_workqueue_create(name.as_char_ptr()) };
+        let flags = bindings::wq_flags_WQ_MEM_RECLAIM | bindings::wq_flags_WQ_UNBOUND;
+        let format = c"%s".as_char_ptr();
+        // SAFETY: Both strings are valid and copied; the format takes one string.
+        let queue =
+            unsafe { bindings::alloc_workqueue_noprof(format, flags, 0, name.as_char_ptr()) };
         // INVARIANT: Just created, and nobody else knows it.
         Ok(Self {
             queue: NonNull::new(queue).ok_or(ENOMEM)?,
@@ -41,7 +44,7 @@ impl WorkQueue {
     /// from work on this queue.
     pub(crate) fn drain(&self) {
         // SAFETY: By the type invariant the queue is valid.
-        unsafe { kernel::bindings::drain_workqueue(self.queue.as_ptr()) }
+        unsafe { bindings::drain_workqueue(self.queue.as_ptr()) }
     }
 }
 
@@ -57,6 +60,6 @@ impl Deref for WorkQueue {
 impl Drop for WorkQueue {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the queue is ours; it is not used after this.
-        unsafe { kernel::bindings::destroy_workqueue(self.queue.as_ptr()) }
+        unsafe { bindings::destroy_workqueue(self.queue.as_ptr()) }
     }
 }
