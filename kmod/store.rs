@@ -403,8 +403,4 @@ macro_rules! print_in_kernel {
     )*};
 }
 
-print_in_kernel!(
-    FormatError,
-    crate::holey_core::table::TableError,
-    crate::dm::DeviceNumber
-);
+print_in_kernel!(FormatError, crate::holey_core::table::TableError);

@@ -100,6 +100,13 @@ impl core::fmt::Display for DeviceNumber {
     }
 }
 
+/// The kernel's printing has a trait of its own.
+impl kernel::fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
 /// A part of a device, for I/O.
 #[derive(Clone, Copy)]
 pub(crate) struct Region<'a> {
