@@ -6,9 +6,9 @@
 //!
 //! | mechanism | question | where |
 //! | --- | --- | --- |
-//! | index | which chunks live somewhere else, and where? | `holey_core::index`, `overlay.rs` |
-//! | stability | who must have copied this chunk before it may be overwritten? | `origin_set.rs`, `copier.rs`, `commit.rs` |
-//! | merge | how is an overlay folded back into its origin? | `holey_core::merge`, `merge.rs` |
+//! | index | which chunks live somewhere else, and where? | `core/index`, `overlay.rs` |
+//! | stability | who must copy a chunk before it is overwritten? | `origin_set.rs`, `copier.rs` |
+//! | merge | how is an overlay folded back into its origin? | `core/merge.rs`, `merge.rs` |
 //!
 //! The targets (`origin.rs`, `snapshot.rs`, `merge.rs`) combine them.
 

@@ -452,7 +452,8 @@ impl Wait {
     }
 }
 
-/// One copier's part of a copy. The pass is dropped last: whoever tears the copier down waits for it.
+/// One copier's part of a copy. The pass is dropped last: whoever tears the copier down waits for
+/// it.
 struct Leg {
     copier: Arc<Copier>,
     cow: u64,

@@ -228,7 +228,8 @@ pub(crate) fn mark_invalid(
     write_header(io, cow, overlay, false, zeros, 0..block_bytes(cow))
 }
 
-/// Writes the first bytes (`part`) of the header's chunk durably, after all that was written before.
+/// Writes the first bytes (`part`) of the header's chunk durably, after all that was written
+/// before.
 fn write_header(
     io: &IoClient,
     cow: &Device,

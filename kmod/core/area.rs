@@ -5,7 +5,8 @@
 //! The list of exceptions is written area by area. [`AreaImage`] is the memory image of the area
 //! that is being filled; it belongs to whoever writes metadata, one write at a time.
 //!
-//! Rules that keep a power cut harmless (a cut leaves any subset of the sectors of unflushed writes):
+//! Rules that keep a power cut harmless (a cut leaves any subset of the sectors of unflushed
+//! writes):
 //!
 //! 1. An entry is put into the image only when its data has been written completely; the image is
 //!    written with PREFLUSH and FUA, so the data is durable before the entry and the entry before
@@ -14,8 +15,9 @@
 //!    it ends the list. [`AreaImage::room`] holds one slot back until
 //!    [`AreaImage::next_is_zeroed`] has been called.
 //! 3. Whatever stands behind the end of the list, left by a torn write or by a truncation, is
-//!    cleared from the image when an area is loaded, and zeroed on the device ([`AreaImage::stale`])
-//!    before the next entry is written: otherwise the entry could close the gap before it.
+//!    cleared from the image when an area is loaded, and zeroed on the device
+//!    ([`AreaImage::stale`]) before the next entry is written: otherwise the entry could close the
+//!    gap before it.
 
 use super::format::Exception;
 use super::format::Layout;
@@ -40,7 +42,8 @@ pub struct AreaImage<B> {
 }
 
 impl<B: DerefMut<Target = [u8]>> AreaImage<B> {
-    /// The image of area 0 of an empty store. `bytes` is one chunk of memory; its content is cleared.
+    /// The image of area 0 of an empty store. `bytes` is one chunk of memory; its content is
+    /// cleared.
     pub fn new(layout: Layout, mut bytes: B) -> Self {
         bytes.fill(0);
         Self {

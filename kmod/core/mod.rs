@@ -14,7 +14,8 @@
 //! | [`merge`] | which exceptions are folded back together |
 //!
 //! Nothing in here allocates, locks, blocks or panics: callers own the memory and the locks.
-//! Sibling modules are named through `super`, as the crate root differs between the module and cargo.
+//! Sibling modules are named through `super`, as the crate root differs between the module and
+//! cargo.
 
 pub mod alloc;
 pub mod area;

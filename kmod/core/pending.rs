@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Ready slots are numbered by *tickets*, 1 for the first. Commits take them in that order, so
-//! "everything that was ready when the flush came" is one number, compared with [`Pending::durable`].
+//! "everything that was ready when the flush came" is one number, compared with
+//! [`Pending::durable`].
 //!
 //! The table has a fixed number of slots in memory that the caller owns. A full table is
 //! backpressure: whoever wants a slot waits until one is settled.

@@ -6,7 +6,8 @@
 //!
 //! A bio that a target gets from the core is in one of these states:
 //!
-//! 1. **new** ([`NewBio`]): [`Target::map`](super::Target::map) has it. Only here may it be shortened.
+//! 1. **new** ([`NewBio`]): [`Target::map`](super::Target::map) has it. Only here may it be
+//!    shortened.
 //! 2. **held** ([`Bio`], perhaps in a [`BioList`]): the target keeps it for later.
 //! 3. **below**: remapped or submitted; the device has it and the target does not.
 //! 4. **ended** ([`EndedBio`]): the device is done, [`Target::end_io`](super::Target::end_io) has

@@ -13,11 +13,11 @@
 //! | [`Target`], [`Registration`] | `struct target_type` |
 //! | [`Setup`] | `struct dm_target` while the constructor runs |
 //! | [`Device`] | `struct dm_dev`, as a counted reference |
-//! | [`Bio`], [`NewBio`], [`EndedBio`], [`BioList`] | `struct bio`, owned by whoever has to finish it |
+//! | [`Bio`], [`NewBio`], [`EndedBio`], [`BioList`] | `struct bio`, owned by who has to finish it |
 //! | [`Kcopyd`], [`CopyJob`] | a `dm-kcopyd` client and its callback |
 //! | [`IoClient`] | a `dm-io` client, synchronous |
 //! | [`MemPool`], [`PoolBox`] | `mempool_t` and an element of it |
-//! | [`IrqLock`], [`WaitQueue`], [`Gate`], [`WorkQueue`] | what the kernel crate has no wrapper for |
+//! | [`IrqLock`], [`WaitQueue`], [`Gate`], [`WorkQueue`] | what has no other wrapper |
 //!
 //! Ownership of a bio: from [`Target::map`] to the moment it is submitted, ended or handed back as
 //! remapped, a bio belongs to one owner; dropping it ends it with an I/O error, so that none is

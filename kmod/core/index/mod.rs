@@ -15,7 +15,8 @@
 //!   1 KiB that the caller allocates where it may, publishes in its [`Directory`] and hands over
 //!   by [`Index::add_segment`]. A change that might need more nodes than there are says
 //!   [`IndexError::NeedNodes`] before it has changed anything. A node, once handed over, stays
-//!   one for the life of the index, so a reader that lost a race sees old words, never foreign ones.
+//!   one for the life of the index, so a reader that lost a race sees old words, never foreign
+//!   ones.
 //!
 //! ```
 //! use holey_core::format::Exception;
@@ -33,12 +34,13 @@
 //!
 //! let index = Index::new(Segments([const { OnceLock::new() }; 100]));
 //! let mut writer = IndexWriter::new();
-//! assert_eq!(index.insert(&mut writer, Exception { origin: 7, cow: 2 }), Err(IndexError::NeedNodes));
+//! let first = Exception { origin: 7, cow: 2 };
+//! assert_eq!(index.insert(&mut writer, first), Err(IndexError::NeedNodes));
 //!
 //! let nodes = (0..SEGMENT_NODES).map(|_| Node::new()).collect();
 //! index.directory().0[writer.segments()].set(nodes).ok().unwrap();
 //! index.add_segment(&mut writer)?;
-//! index.insert(&mut writer, Exception { origin: 7, cow: 2 })?;
+//! index.insert(&mut writer, first)?;
 //! index.insert(&mut writer, Exception { origin: 8, cow: 3 })?;
 //! assert_eq!(index.lookup(5)?, Extent::Unmapped { len: 2 });
 //! assert_eq!(index.lookup(7)?, Extent::Mapped { cow: 2, len: 2 });

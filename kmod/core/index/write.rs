@@ -21,7 +21,8 @@ use super::SEGMENT_NODES;
 use core::sync::atomic::Ordering::Relaxed;
 
 impl<D: Directory> Index<D> {
-    /// Takes over segment `writer.segments()`, which the caller has just published in the directory.
+    /// Takes over segment `writer.segments()`, which the caller has just published in the
+    /// directory.
     pub fn add_segment(&self, writer: &mut IndexWriter) -> Result<(), IndexError> {
         let nodes = self.directory().segment(writer.segments());
         let limit = writer.limit.checked_add(SEGMENT_NODES as u32);
