@@ -6,7 +6,6 @@
 //! ([`Copier::standing`]), or because the snapshot itself is written to (`snapshot_io.rs`).
 //! Committing them is the work of `commit.rs`.
 
-use crate::dm::parameters;
 use crate::dm::Device;
 use crate::dm::DeviceNumber;
 use crate::dm::Failure;
@@ -32,6 +31,7 @@ use crate::overlay::Condition;
 use crate::overlay::Overlay;
 use crate::overlay::Starving;
 use crate::overlay::State;
+use crate::parameters;
 use crate::snapshot_io::ZeroTask;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering;

@@ -27,6 +27,7 @@ mod merge;
 mod origin;
 mod origin_set;
 mod overlay;
+mod parameters;
 mod snapshot;
 mod snapshot_io;
 mod store;

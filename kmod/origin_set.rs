@@ -14,7 +14,6 @@
 use crate::copier::Copier;
 use crate::copier::Standing;
 use crate::dm::new_irq_lock;
-use crate::dm::parameters;
 use crate::dm::CopyJob;
 use crate::dm::DeviceNumber;
 use crate::dm::Failure;
@@ -33,6 +32,7 @@ use crate::merge::Merge;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
 use crate::overlay::Overlay;
+use crate::parameters;
 use core::ops::Deref;
 use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering;

@@ -19,7 +19,6 @@
 use crate::arena::Arena;
 use crate::dm::new_irq_lock;
 use crate::dm::new_wait_queue;
-use crate::dm::parameters;
 use crate::dm::without_io;
 use crate::dm::BioList;
 use crate::dm::Failure;
@@ -41,6 +40,7 @@ use crate::holey_core::pending;
 use crate::holey_core::pending::Pending;
 use crate::holey_core::pending::State as Progress;
 use crate::origin_set::OutletId;
+use crate::parameters;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicUsize;

@@ -9,4 +9,3 @@
 #include <linux/mempool.h>
 
 #include "helpers.h"
-#include "parameters.h"

@@ -74,7 +74,7 @@ impl Throttle {
     /// # Safety
     ///
     /// It is initialised and lives as long as the module.
-    pub(super) const unsafe fn from_raw(throttle: NonNull<bindings::dm_kcopyd_throttle>) -> Self {
+    pub(crate) const unsafe fn from_raw(throttle: NonNull<bindings::dm_kcopyd_throttle>) -> Self {
         // INVARIANT: The caller promises it.
         Self(throttle)
     }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Module parameters that may be written to while the module is in use; see parameters.rs. */
+#include <linux/device-mapper.h>
+#include <linux/dm-kcopyd.h>
 #include <linux/module.h>
 
 #include "parameters.h"
@@ -17,17 +19,17 @@ module_param_named(queue_if_no_space, queue_seconds, uint, 0644);
 MODULE_PARM_DESC(queue_if_no_space,
 		 "seconds that writers wait for space if the table says nothing about it (0: not at all)");
 
-struct dm_kcopyd_throttle *dm_rs_copy_throttle(void)
+struct dm_kcopyd_throttle *holey_copy_throttle(void)
 {
 	return &copy_throttle;
 }
 
-unsigned int dm_rs_cow_threshold(void)
+unsigned int holey_cow_threshold(void)
 {
 	return READ_ONCE(cow_threshold);
 }
 
-unsigned int dm_rs_queue_seconds(void)
+unsigned int holey_queue_seconds(void)
 {
 	return READ_ONCE(queue_seconds);
 }
