@@ -14,8 +14,9 @@ export KERNEL
 
 CARGO = scripts/in-root cargo
 TESTS ?=
+SECONDS ?= 60
 
-.PHONY: help demo test module setup fmt fmt-check lint doc clean
+.PHONY: help demo test fuzz module setup fmt fmt-check lint doc clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +28,9 @@ demo: ## build all, then show a deployment with snapshots in a virtual machine
 test: ## run the tests: cargo's, and those in virtual machines
 	@scripts/test $(TESTS)
 
+fuzz: ## fuzz what reads foreign bytes, each target for SECONDS=60
+	@scripts/fuzz --seconds $(SECONDS)
+
 module: ## build dm-holey.ko: target/kmod/RELEASE/dm-holey.ko
 	@scripts/module $(if $(WERROR),--werror)
 
@@ -35,14 +39,17 @@ setup: ## fetch and prepare the tools and the kernel; every other target does so
 
 fmt: ## format the Rust sources
 	@$(CARGO) fmt --all
+	@$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 	@scripts/kmod-fmt
 
 fmt-check: ## fail if a Rust source is not formatted
 	@$(CARGO) fmt --all --check
+	@$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	@scripts/kmod-fmt --check
 
 lint: ## clippy over userspace and module, shellcheck over the scripts; warnings are errors
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@cd fuzz && ../$(CARGO) clippy --all-targets --locked -- -D warnings
 	@scripts/module --werror --clippy
 	@scripts/lint-shell
 
