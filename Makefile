@@ -16,7 +16,7 @@ CARGO = scripts/in-root cargo
 TESTS ?=
 SECONDS ?= 60
 
-.PHONY: help demo test fuzz module setup fmt fmt-check lint doc clean
+.PHONY: help demo test fuzz module patches setup fmt fmt-check lint doc clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +33,9 @@ fuzz: ## fuzz what reads foreign bytes, each target for SECONDS=60
 
 module: ## build dm-holey.ko: target/kmod/RELEASE/dm-holey.ko
 	@scripts/module $(if $(WERROR),--werror)
+
+patches: ## turn kmod/ into patches for the kernel's tree: target/patches
+	@scripts/patches
 
 setup: ## fetch and prepare the tools and the kernel; every other target does so when needed
 	@scripts/setup
