@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /* See helpers.h. Nothing is decided here: each function is one call. */
 #include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/mempool.h>
 #include <linux/sched/mm.h>
+#include <linux/spinlock.h>
 
 #include "helpers.h"
 
