@@ -130,7 +130,8 @@ def pack_tools(cpio):
     tools = [path for path in words(HERE / "tools.list") if os.path.exists(path)]
     for path in tools:
         cpio.copy(path)
-    for path in libraries(path for path in tools if os.access(path, os.X_OK) and os.path.isfile(path)):
+    linked = [path for path in tools if os.path.isfile(path) and (os.access(path, os.X_OK) or path.endswith(".so"))]
+    for path in libraries(linked):
         cpio.copy(path)
     applets = subprocess.run(["busybox", "--list-full"], capture_output=True, text=True, check=True).stdout
     present = {os.path.basename(name) for name in cpio.made}
