@@ -37,16 +37,23 @@ pub(crate) enum Command {
     Create = 3,
     Remove = 4,
     Suspend = 6,
+    DeviceStatus = 7,
     TableLoad = 9,
     TableStatus = 12,
     ListVersions = 13,
 }
 
+/// `DM_SUSPEND_FLAG`: to be suspended, or it is.
+pub(crate) const SUSPEND: u32 = 1 << 1;
 /// `DM_STATUS_TABLE_FLAG`: the table, not the status.
 pub(crate) const STATUS_TABLE: u32 = 1 << 4;
+/// `DM_INACTIVE_PRESENT_FLAG`: there is a table that was loaded and is not in use yet.
+pub(crate) const INACTIVE: u32 = 1 << 6;
 /// `DM_BUFFER_FULL_FLAG`: the answer did not fit.
 pub(crate) const BUFFER_FULL: u32 = 1 << 8;
-/// `DM_NOFLUSH_FLAG`: a status without writing metadata first.
+/// `DM_SKIP_LOCKFS_FLAG`: a suspend that freezes no file system.
+pub(crate) const SKIP_LOCKFS: u32 = 1 << 10;
+/// `DM_NOFLUSH_FLAG`: a status without writing metadata first, a suspend without waiting for I/O.
 pub(crate) const NOFLUSH: u32 = 1 << 11;
 /// `DM_UEVENT_GENERATED_FLAG`: udev has been told.
 pub(crate) const UEVENT_GENERATED: u32 = 1 << 13;
@@ -66,7 +73,8 @@ pub(crate) struct Request {
 impl Request {
     /// The request in a buffer of `size` bytes, or more if it needs more.
     pub(crate) fn encode(&self, size: usize) -> Vec<u8> {
-        let mut buf = vec![0; HEADER];
+        let line = self.line.as_ref().map(encode_line).unwrap_or_default();
+        let mut buf = vec![0; size.max(HEADER + line.len())];
         for (i, word) in VERSION.into_iter().enumerate() {
             put(&mut buf, AT_VERSION + 4 * i, &word.to_ne_bytes());
         }
@@ -74,26 +82,24 @@ impl Request {
         put(&mut buf, AT_FLAGS, &self.flags.to_ne_bytes());
         put(&mut buf, AT_EVENT_NR, &self.event.to_ne_bytes());
         put_text(&mut buf, AT_NAME, &self.name, NAME_LEN);
-        if let Some(line) = &self.line {
-            put(&mut buf, AT_TARGET_COUNT, &1u32.to_ne_bytes());
-            encode_line(&mut buf, line);
-        }
-        buf.resize(size.max(buf.len()), 0);
+        let lines = u32::from(self.line.is_some());
+        put(&mut buf, AT_TARGET_COUNT, &lines.to_ne_bytes());
+        put(&mut buf, HEADER, &line);
         let len = u32::try_from(buf.len()).unwrap_or(u32::MAX);
         put(&mut buf, AT_DATA_SIZE, &len.to_ne_bytes());
         buf
     }
 }
 
-fn encode_line(buf: &mut Vec<u8>, line: &Line) {
-    let start = buf.len();
+fn encode_line(line: &Line) -> Vec<u8> {
     let len = (SPEC + line.params.len() + 1).next_multiple_of(8);
-    buf.resize(start + len, 0);
-    put(buf, start, &line.start.to_ne_bytes());
-    put(buf, start + 8, &line.len.to_ne_bytes());
-    put(buf, start + 20, &(len as u32).to_ne_bytes());
-    put_text(buf, start + 24, &line.target, TYPE_LEN);
-    put(buf, start + SPEC, line.params.as_bytes());
+    let mut buf = vec![0; len];
+    put(&mut buf, 0, &line.start.to_ne_bytes());
+    put(&mut buf, 8, &line.len.to_ne_bytes());
+    put(&mut buf, 20, &(len as u32).to_ne_bytes());
+    put_text(&mut buf, 24, &line.target, TYPE_LEN);
+    put(&mut buf, SPEC, line.params.as_bytes());
+    buf
 }
 
 fn put(buf: &mut [u8], at: usize, bytes: &[u8]) {
@@ -123,6 +129,11 @@ impl Answer {
     /// The flags.
     pub(crate) fn flags(&self) -> u32 {
         self.word(AT_FLAGS)
+    }
+
+    /// How many events the device has had.
+    pub(crate) fn events(&self) -> u32 {
+        self.word(AT_EVENT_NR)
     }
 
     /// The number of the device it is about.
