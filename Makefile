@@ -16,7 +16,7 @@ CARGO = scripts/in-root cargo
 TESTS ?=
 SECONDS ?= 60
 
-.PHONY: help demo test fuzz module patches setup fmt fmt-check lint doc clean
+.PHONY: help demo test fuzz soak module patches setup fmt fmt-check lint doc clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,9 @@ test: ## run the tests: cargo's, and those in virtual machines
 
 fuzz: ## fuzz what reads foreign bytes, each target for SECONDS=60
 	@scripts/fuzz --seconds $(SECONDS)
+
+soak: ## compare with the stock targets for hours by random scripts: HOURS=, MINUTES=, SEED=
+	@scripts/soak
 
 module: ## build dm-holey.ko: target/kmod/RELEASE/dm-holey.ko
 	@scripts/module $(if $(WERROR),--werror)

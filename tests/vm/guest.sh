@@ -27,7 +27,7 @@ remove_devices() {
 # Whether a volume holds a store that claims to be valid.
 has_store() { [ "$(get_number "$D/$1" 0 8)" = $((1883336275 + (1 << 32))) ]; }
 
-MODULES=(dm_holey dm_snapshot brd)
+MODULES=(dm_holey dm_snapshot brd null_blk)
 
 # After a test that passed: everything goes the regular way, and the stores are sound.
 tidy() {
