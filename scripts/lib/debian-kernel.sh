@@ -155,9 +155,12 @@ fetch_packages() {
     (cd "$1" && shift && quietly "$HOLEY_CACHE/apt.log" in_root apt-get "${apt_options[@]}" download "$@")
 }
 
+# debian_kernel_dir RELEASE VERSION: where that kernel is, or would be.
+debian_kernel_dir() { printf '%s\n' "$HOLEY_CACHE/kernels/$1-$(key "$2" "$(compilers)" "$HOLEY_KERNEL_VERSION")"; }
+
 # prepare_debian_kernel RELEASE VERSION PACKAGE...: sets $kernel_dir
 prepare_debian_kernel() {
-    kernel_dir=$HOLEY_CACHE/kernels/$1-$(key "$2" "$(compilers)" "$HOLEY_KERNEL_VERSION")
+    kernel_dir=$(debian_kernel_dir "$1" "$2")
     once build_debian_kernel "$@"
 }
 

@@ -71,14 +71,23 @@ prepare_own_kernel() {
     unlock "${kernel_dir##*/}"
 }
 
+debug_configs=("$HOLEY_TOP/scripts/vm/kernel.config" "$HOLEY_TOP/scripts/vm/debug.config")
+
+# debug_kernel_dir SERIES VERSION: where the debug kernel from that version of Debian's source is, or would be.
+debug_kernel_dir() {
+    local recipe
+    recipe=$(cat "${debug_configs[@]}")
+    printf '%s\n' "$HOLEY_CACHE/kernels/debug-$1-$(key "$2" "$(compilers)" "$HOLEY_KERNEL_VERSION" "$recipe")"
+}
+
 # The newest Debian source with the checks of debug.config, built once.
 prepare_debug_kernel() {
-    local line configs=("$HOLEY_TOP/scripts/vm/kernel.config" "$HOLEY_TOP/scripts/vm/debug.config")
+    local line
     line=$(kernel_line default)
     # shellcheck disable=SC2086
     set -- $line
-    kernel_dir=$HOLEY_CACHE/kernels/debug-$1-$(key "$3" "$(compilers)" "$HOLEY_KERNEL_VERSION" "$(cat "${configs[@]}")")
-    once build_debug_kernel "$1" "$3" "${configs[@]}"
+    kernel_dir=$(debug_kernel_dir "$1" "$3")
+    once build_debug_kernel "$1" "$3" "${debug_configs[@]}"
 }
 
 # build_debug_kernel SERIES VERSION FRAGMENT...: in the tree itself, which can then be moved.
