@@ -10,6 +10,11 @@ mkdir -p "$HOLEY_CACHE"
 HOLEY_CACHE=$(cd "$HOLEY_CACHE" && pwd -P)
 # Children and nested scripts are to use the same cache, whatever HOME is there.
 export DMHOLEY_CACHE=$HOLEY_CACHE
+# Scripts change the folder that they work in.
+if [ -n "${KERNEL_SRC:-}" ]; then
+    KERNEL_SRC=$(realpath -m -- "$KERNEL_SRC")
+    export KERNEL_SRC
+fi
 
 # Facts go to stdout, chatter to stderr.
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

@@ -12,7 +12,7 @@ make_kernel() {
     shift 2
     [ "$source" = "$build" ] || set -- O="$build" "$@"
     # shellcheck disable=SC2016
-    nice "$HOLEY_TOP/scripts/in-root" --bind "$source" sh -c '
+    nice "$HOLEY_TOP/scripts/in-root" sh -c '
         RUST_LIB_SRC="$(rustc --print sysroot)/lib/rustlib/src/rust/library"
         export RUST_LIB_SRC KBUILD_BUILD_USER=dmholey KBUILD_BUILD_HOST=dmholey
         exec make -C "$@" -j"$(nproc)" HOSTCC=gcc-14' sh "$source" "$@" CC="$own_cc"
@@ -34,7 +34,12 @@ configure_kernel() {
 
 # compile_kernel SOURCE BUILD MODULES-FOLDER
 compile_kernel() {
+    local installed
     quietly "$HOLEY_CACHE/${kernel_dir##*/}.log" make_kernel "$1" "$2" bzImage modules
+    # Modules that are as they were stay where they are: archives of them are kept by their date.
+    installed=$3/lib/modules/$(cat "$2/include/config/kernel.release")/modules.dep
+    [ ! -f "$installed" ] || [ -n "$(find "$2" -name '*.ko' -newer "$installed" -print -quit)" ] || return 0
+    rm -rf "$3"
     quietly "$HOLEY_CACHE/${kernel_dir##*/}.log" make_kernel "$1" "$2" INSTALL_MOD_PATH="$3" modules_install
 }
 
@@ -55,17 +60,18 @@ finish_kernel() {
 
 # A tree of the user's may change from one run to the next: make finds out, each time.
 prepare_own_kernel() {
-    local source config=$HOLEY_TOP/scripts/vm/kernel.config
-    source=$(realpath "$1")
+    local source=$1 config=$HOLEY_TOP/scripts/vm/kernel.config
     [ -f "$source/rust/kernel/lib.rs" ] || die "KERNEL_SRC=$source is not a kernel tree with Rust support"
     kernel_dir=$HOLEY_CACHE/kernels/own-$(key "$source" "$(compilers)")
     mkdir -p "$kernel_dir"
     lock "${kernel_dir##*/}"
-    if [ ! "$kernel_dir/build/.config" -nt "$config" ]; then
+    if ! cmp -s "$config" "$kernel_dir/config"; then
         say "configuring a kernel from $source"
         configure_kernel "$source" "$kernel_dir/build" "$config"
+        rm -rf "$kernel_dir/modules"
+        cp "$config" "$kernel_dir/config"
+        say "building the kernel of $source (some minutes, once)"
     fi
-    say "building the kernel of $source (about ten minutes the first time)"
     compile_kernel "$source" "$kernel_dir/build" "$kernel_dir/modules"
     finish_kernel "$kernel_dir" "$kernel_dir/build" "built from $source"
     unlock "${kernel_dir##*/}"
