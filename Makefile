@@ -16,7 +16,7 @@ CARGO = scripts/in-root cargo
 TESTS ?=
 SECONDS ?= 60
 
-.PHONY: help demo test fuzz soak module patches setup fmt fmt-check lint doc clean
+.PHONY: help demo test test-full fuzz soak module patches setup fmt fmt-check lint doc clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +27,9 @@ demo: ## build all, then show a deployment with snapshots in a virtual machine
 
 test: ## run the tests: cargo's, and those in virtual machines
 	@scripts/test $(TESTS)
+
+test-full: ## every test there is, on all kernels, for some hours
+	@scripts/test-full
 
 fuzz: ## fuzz what reads foreign bytes, each target for SECONDS=60
 	@scripts/fuzz --seconds $(SECONDS)
