@@ -150,7 +150,6 @@ pub(crate) enum Content {
     Between {
         before: View,
         after: View,
-        chunk: usize,
     },
     /// An error.
     Failure,

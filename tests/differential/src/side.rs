@@ -383,23 +383,17 @@ impl Side {
             (Content::Failure, Ok(())) => return Reading::Succeeded,
             (_, Err(errno)) => return Reading::Failed(errno.to_string()),
             (Content::Exactly(want), Ok(())) => want.difference(&self.buffer, range.start),
-            (
-                Content::Between {
-                    before,
-                    after,
-                    chunk,
-                },
-                Ok(()),
-            ) => self.between(before, after, *chunk),
+            (Content::Between { before, after }, Ok(())) => self.between(before, after),
             (Content::Unread, Ok(())) => None,
         };
         wrong.map_or(Reading::Right, Reading::Wrong)
     }
 
-    fn between(&self, before: &View, after: &View, chunk: usize) -> Option<String> {
-        let starts = (0..).step_by(chunk);
-        let mut chunks = starts.zip(self.buffer.chunks(chunk));
-        chunks.find_map(|(start, got)| {
+    /// A chunk may be on its way when it is looked at, so each sector is one or the other.
+    fn between(&self, before: &View, after: &View) -> Option<String> {
+        let starts = (0..).step_by(SECTOR);
+        let mut sectors = starts.zip(self.buffer.chunks(SECTOR));
+        sectors.find_map(|(start, got)| {
             after.difference(got, start)?;
             let text = before.difference(got, start)?;
             Some(format!(

@@ -52,7 +52,6 @@ impl Model {
             Some(store) => Content::Between {
                 before: View::plain(&self.base),
                 after: store.view(&self.base),
-                chunk: store.chunk as usize * SECTOR,
             },
             None => Content::Exactly(View::plain(&self.base)),
         };
