@@ -51,6 +51,7 @@ t_zeroes() {
     # No exception, no effect.
     drop snap 8000 320
     check snap snap
+    sync $D/snap
     equal "$(entries store 16 | wc -l)" 100
     fill origin base 3 --from 8000 --count 320
     drop snap 8000 320
@@ -78,6 +79,7 @@ t_passdown() {
     zeroes base 8000 320
     check snap snap
     check base base
+    sync $D/snap
     equal "$(entries store 16 | wc -l)" 10
 }
 

@@ -10,7 +10,6 @@ use super::BASE;
 use crate::action::Content;
 use crate::action::Seen;
 use crate::action::Status;
-use crate::data::SECTOR;
 use crate::op::Dev;
 use crate::op::COWS;
 use crate::view::View;
