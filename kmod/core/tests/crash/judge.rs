@@ -151,7 +151,7 @@ impl Judge {
         self.is_torn |= !zero;
         if case.merge.is_some_and(|merge| merge.clean.get()) && !zero {
             return Err(Violation::new(
-                Rule::M4,
+                self.blame_list(case),
                 "entries are left behind a truncation",
             ));
         }
@@ -161,7 +161,9 @@ impl Judge {
     fn blame_list(&self, case: &Case<'_>) -> Rule {
         let listed = case.state.listed.len();
         let entries = case.snapshot.layout.entries() as usize;
-        if case.merge.is_some() {
+        if case.merge.is_some() && case.machine.host.has_failed() {
+            Rule::M8
+        } else if case.merge.is_some() {
             Rule::M4
         } else if case.machine.host.has_failed() {
             Rule::C11

@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) chunks: Vec<usize>,
     /// The disk that is merged.
     pub(crate) merging: Option<usize>,
+    /// A store that is full stays valid.
+    pub(crate) may_overflow: bool,
     /// One request in so many fails.
     pub(crate) failures: Option<usize>,
     /// What is done wrong on purpose.
@@ -114,6 +116,7 @@ impl Machine {
             };
             let slots = [8, 24, 120, 400][random.below(4)];
             let (snapshot, area) = Snapshot::new(&host, disk, loaded, view, slots);
+            snapshot.state.borrow_mut().may_overflow = plan.may_overflow;
             if plan.merging == Some(disk) {
                 merging = Some((snapshot, area));
             } else {

@@ -67,7 +67,7 @@ fn chunk_size(sectors: usize) -> ChunkSize {
 
 /// A store is made; the power is cut at any time.
 fn making(fault: Option<Fault>, cuts: &mut Cuts, random: &mut Random) -> Result<(), Violation> {
-    let chunk = [8, 16, 32][random.below(3)];
+    let chunk = [1, 4, 8, 32][random.below(4)];
     let disks = vec![store::new_origin(64), store::new_cow(chunk * 20, random)];
     let host = Host::new(disks, 0, fault);
     host.spawn(store::format(host.clone(), 1, chunk_size(chunk)));
@@ -112,6 +112,7 @@ impl Life {
         let mut plan = Plan {
             chunks: Vec::new(),
             merging: None,
+            may_overflow: random.one_in(2),
             failures: None,
             fault: None,
         };
@@ -119,7 +120,7 @@ impl Life {
         let mut disks = vec![store::new_origin(origin)];
         for _ in 0..siblings {
             let chunk = if target == 0 {
-                [8, 8, 16, 32][random.below(4)]
+                [1, 4, 8, 8, 32][random.below(5)]
             } else {
                 8
             };

@@ -69,6 +69,10 @@ pub(crate) struct State {
     pub(crate) loaded: usize,
     /// What the snapshot may show.
     pub(crate) view: View,
+    /// A full store leaves the snapshot readable, and its list as it is.
+    pub(crate) may_overflow: bool,
+    /// It was full: it can only be read now.
+    pub(crate) overflowed: bool,
     /// The header could not be written: the store must not be activated again.
     pub(crate) lost: bool,
 }
@@ -132,6 +136,8 @@ impl Snapshot {
             loaded: listed,
             listed: loaded.list,
             view,
+            may_overflow: false,
+            overflowed: false,
             lost: false,
         };
         let snapshot = Rc::new(Self {

@@ -54,7 +54,7 @@ impl Snapshot {
             0
         };
         let sectors = |chunks| count.min((size.sector_of(chunks) - offset) as usize);
-        if self.condition() != Condition::Valid {
+        if self.condition() != Condition::Valid || self.state.borrow().overflowed {
             return (Decision::Broken, sectors(1));
         }
         let extent = self.state.borrow().map.lookup(chunk);
@@ -130,12 +130,20 @@ impl Snapshot {
                     state.wanted = state.pending.issued();
                 }
                 Decision::NoSpace => {
-                    self.give_up();
+                    let overflows = self.state.borrow().may_overflow;
+                    if overflows {
+                        self.state.borrow_mut().overflowed = true;
+                    } else {
+                        self.give_up();
+                    }
                     return Err(Failed);
                 }
                 Decision::Broken => return Err(Failed),
             }
             host.until(|| {
+                if self.state.borrow().overflowed {
+                    return true;
+                }
                 let full = self.state.borrow().pending.room() == 0;
                 self.condition() != Condition::Valid
                     || !self.is_filling(chunk) && !full
