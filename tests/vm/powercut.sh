@@ -4,7 +4,7 @@
 #
 # Both lie on one device below. Suspending it without a flush stops all requests at one instant; what it holds
 # then is what a machine whose power fails would find, had its disk no cache. (What a cache may lose as
-# well is tested with dm-log-writes elsewhere.)
+# well is tested in replay.sh.)
 
 ORIGIN_SECTORS=16384
 STORE_SECTORS=24576

@@ -113,6 +113,7 @@ class Boot:
             *("--kernel", self.options.kernel, "--disk", "2G", "--mem", "2G" if self.slow > 1 else "1G"),
             *("--console", self.console, "--timeout", str(limits + MARGIN * self.slow)),
             *("--tool", TOP / "target/tests/stamp", "--tool", TOP / "target/debug/dmholey-differential"),
+            *("--tool", TOP / "target/tests/record", "--tool", TOP / "target/tests/replay"),
             *("--append", "log_buf_len=4M"),
             *("--env", "LC_ALL=C", "--env", f"SLOW={self.slow}", "--env", "SEED"),
             *("--env", f"VERBOSE={'1' if self.options.verbose else ''}"),
