@@ -36,7 +36,7 @@ pub fn parse_chunk(text: &str) -> Result<ChunkSize, String> {
     let bytes = parse_size(text)?;
     if bytes % SECTOR_SIZE != 0 || bytes == 0 {
         return Err(format!(
-            "{bytes} bytes are not a number of sectors of 512 bytes; 1s is the smallest chunk"
+            "{bytes} bytes are not a number of sectors of 512 bytes, the smallest chunk"
         ));
     }
     u32::try_from(bytes / SECTOR_SIZE)
@@ -119,9 +119,10 @@ mod tests {
 
     #[test]
     fn chunk_sizes_are_checked() {
-        assert_eq!(parse_chunk("4K").unwrap().sectors(), 8);
-        assert_eq!(parse_chunk("1s").unwrap().sectors(), 1);
-        for text in ["8", "0", "700", "12K", "128M", "5s", "16T"] {
+        for (text, sectors) in [("512", 1), ("2K", 4), ("4K", 8), ("64M", 131_072)] {
+            assert_eq!(parse_chunk(text).unwrap().sectors(), sectors, "{text}");
+        }
+        for text in ["8", "0", "12K", "128M", "5s", "16T"] {
             assert!(parse_chunk(text).is_err(), "{text}");
         }
     }

@@ -222,7 +222,7 @@ fn manual_pages_and_completions_are_made() {
 #[test]
 fn tables_can_be_printed_for_another_machine() {
     let lab = Lab::new();
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 6] = [
         (
             &["table", "origin", "/dev/a", "--length", "1M"],
             "0 2048 holey-origin /dev/a",
@@ -249,10 +249,21 @@ fn tables_can_be_printed_for_another_machine() {
                 "1M",
                 "--store",
                 "po",
-                "--features",
-                "discard_zeroes_cow,discard_passdown_origin",
+                "--discard-zeroes-cow",
+                "--discard-passdown-origin",
+                "--queue-if-no-space=30",
+                "--chunk",
+                "512",
             ],
-            "0 2048 holey-snapshot 8:1 8:2 PO 8 2 discard_zeroes_cow discard_passdown_origin",
+            "0 2048 holey-snapshot 8:1 8:2 PO 1 4 discard_zeroes_cow discard_passdown_origin queue_if_no_space 30",
+        ),
+        (
+            &["table", "merge", "8:1", "8:2", "--length", "1M", "--queue-if-no-space"],
+            "0 2048 holey-merge 8:1 8:2 P 8 1 queue_if_no_space",
+        ),
+        (
+            &["table", "snapshot", "8:1", "8:2", "--length", "1M", "--store", "N"],
+            "0 2048 holey-snapshot 8:1 8:2 N 8",
         ),
     ];
     for (args, line) in cases {
@@ -264,4 +275,14 @@ fn tables_can_be_printed_for_another_machine() {
     }
     lab.run(&["table", "origin", "/dev/a", "--length", "1000"])
         .code(2);
+    for odd in [
+        &["snapshot", "--discard-passdown-origin"][..],
+        &["snapshot", "--queue-if-no-space=soon"],
+        &["snapshot", "--store", "X"],
+        &["merge", "--store", "N"],
+    ] {
+        let mut args = vec!["table", odd[0], "8:1", "8:2", "--length", "1M"];
+        args.extend(&odd[1..]);
+        lab.run_untouched(&args).code(2);
+    }
 }

@@ -6,17 +6,23 @@ use crate::blockdev::BlockDev;
 use crate::dm::table::Family;
 use crate::dm::table::Overlay;
 use crate::dm::table::Role;
-use crate::dm::table::StoreKind;
 use crate::dm::table::Table;
 use crate::exit::refuse;
 use crate::exit::Exit;
+use crate::units::human;
 use crate::units::parse_chunk;
+use clap::builder::PossibleValue;
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser;
 use clap::Args;
 use dmholey_cow::format::Bounds;
 use dmholey_cow::format::ChunkSize;
 use dmholey_cow::Device;
 use dmholey_cow::Error as CowError;
 use dmholey_cow::Store;
+use holey_core::table::Features;
+use holey_core::table::Patience;
+use holey_core::table::StoreKind;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -65,23 +71,84 @@ pub struct OverlayLine {
     #[arg(
         long,
         value_name = "KIND",
-        value_enum,
+        value_parser = store_kinds(),
         default_value = "P",
         ignore_case = true
     )]
     store: StoreKind,
-    /// Feature words for the target, separated by commas
-    #[arg(long, value_name = "WORDS", value_delimiter = ',', value_parser = parse_feature)]
-    features: Vec<String>,
+    #[command(flatten)]
+    features: FeatureArgs,
     #[command(flatten)]
     family: FamilyArgs,
 }
 
-fn parse_feature(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("a feature is one word".to_owned());
+/// What is asked of the target beyond that.
+#[derive(Clone, Copy, Debug, Args)]
+struct FeatureArgs {
+    /// A discard zeroes what the store holds of its range
+    #[arg(long)]
+    discard_zeroes_cow: bool,
+    /// A discard goes to the origin, too; no snapshot keeps what it drops there
+    #[arg(long, requires = "discard_zeroes_cow")]
+    discard_passdown_origin: bool,
+    /// Those who find the store full wait until it is extended, or for so many seconds; not in
+    /// dm-snapshot
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ENDLESS,
+        value_parser = parse_patience
+    )]
+    queue_if_no_space: Option<Patience>,
+}
+
+impl FeatureArgs {
+    fn features(self) -> Features {
+        Features {
+            discard_zeroes_cow: self.discard_zeroes_cow,
+            discard_passdown_origin: self.discard_passdown_origin,
+            queue_if_no_space: self.queue_if_no_space,
+        }
     }
-    Ok(text.to_owned())
+}
+
+/// For as long as it takes.
+const ENDLESS: &str = "endless";
+
+fn parse_patience(text: &str) -> Result<Patience, String> {
+    if text == ENDLESS {
+        return Ok(Patience::Endless);
+    }
+    text.parse().map(Patience::Seconds).map_err(|_| {
+        format!("'{text}' is not a number of seconds; leave it out to wait for as long as it takes")
+    })
+}
+
+/// The kinds of stores by their names in a table line.
+fn store_kinds() -> impl TypedValueParser<Value = StoreKind> {
+    let kinds = [
+        (
+            StoreKind::Persistent,
+            "Persistent: it survives a restart, and is invalid once it has been full",
+        ),
+        (
+            StoreKind::Overflow,
+            "Persistent, and a full store only stops writes to the snapshot",
+        ),
+        (
+            StoreKind::Transient,
+            "Kept in memory: it is gone after a restart, and cannot be merged",
+        ),
+    ];
+    let values = kinds.map(|(kind, help)| PossibleValue::new(kind.name()).help(help));
+    PossibleValuesParser::new(values).map(move |name| {
+        let known = kinds
+            .iter()
+            .find(|(kind, _)| name.eq_ignore_ascii_case(kind.name()));
+        known.map_or(StoreKind::Persistent, |&(kind, _)| kind)
+    })
 }
 
 /// How a table names devices.
@@ -128,6 +195,7 @@ impl OriginLine {
 impl OverlayLine {
     /// The table, after a look at the devices and the store.
     pub fn table(&self, role: Role, naming: Naming) -> anyhow::Result<Table> {
+        self.check_role(role)?;
         let (origin, _) = open_origin(&self.origin)?;
         let (cow, device) = BlockDev::open(&self.cow)?;
         if cow.number == origin.number {
@@ -155,9 +223,18 @@ impl OverlayLine {
 
     /// The table for an origin of `len` sectors, without a look at anything.
     pub fn table_unseen(&self, role: Role, len: u64) -> anyhow::Result<Table> {
+        self.check_role(role)?;
         let chunk = self.chunk.map_or_else(default_chunk, Ok)?;
         let path = |path: &Path| path.display().to_string();
         Ok(self.with(role, len, chunk, path(&self.origin), path(&self.cow)))
+    }
+
+    fn check_role(&self, role: Role) -> anyhow::Result<()> {
+        if role == Role::Merge && self.store == StoreKind::Transient {
+            let text = "a store N cannot be merged: it was in memory, and is gone";
+            return Err(refuse(Exit::Usage, text));
+        }
+        Ok(())
     }
 
     fn with(&self, role: Role, len: u64, chunk: ChunkSize, origin: String, cow: String) -> Table {
@@ -170,7 +247,7 @@ impl OverlayLine {
                 cow,
                 store: self.store,
                 chunk: chunk.sectors(),
-                features: self.features.clone(),
+                features: self.features.features(),
             }),
         }
     }
@@ -204,10 +281,10 @@ fn store_chunk(role: Role, device: Device, asked: Option<ChunkSize>) -> anyhow::
     match asked {
         Some(asked) if asked != chunk => {
             let text = format!(
-                "{path}: its store has chunks of {} KiB, not {}; leave out --chunk, or zero its \
+                "{path}: its store has chunks of {}, not {}; leave out --chunk, or zero its \
                  first 4 KiB to lose the snapshot and make a new one",
-                chunk.bytes() / 1024,
-                asked.bytes() / 1024
+                human(chunk.bytes() as u64),
+                human(asked.bytes() as u64)
             );
             Err(refuse(Exit::Refused, text))
         }

@@ -14,7 +14,12 @@ use super::Kernel;
 use super::Line;
 use super::Nodes;
 use super::Result;
+use dmholey_cow::format::ChunkSize;
+use holey_core::table::Features;
+use holey_core::table::StoreKind;
+use holey_core::table::StoreLine;
 use serde::Serialize;
+use serde::Serializer;
 
 /// A device of one of our targets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,6 +40,61 @@ pub struct Report {
     /// How full the store is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub percent: Option<f64>,
+    /// How it keeps its exceptions; none for an origin.
+    #[serde(flatten)]
+    pub store: Option<StoreFacts>,
+}
+
+/// What the table of a snapshot or a merge says of its store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoreFacts {
+    /// The origin.
+    pub origin: DevNum,
+    /// The COW device.
+    pub cow: DevNum,
+    /// P, PO or N.
+    #[serde(rename = "store", serialize_with = "kind_name")]
+    pub kind: StoreKind,
+    /// The chunk size; none while the table has no exceptions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunk_sectors: Option<u32>,
+    /// The features, each with its argument.
+    pub features: Vec<String>,
+}
+
+impl StoreFacts {
+    /// Reads them from a table line of a snapshot or a merge.
+    pub fn of(line: &Line) -> Option<Self> {
+        let words = line.params.split_ascii_whitespace();
+        let parsed = StoreLine::parse(words.clone().map(str::as_bytes)).ok()?;
+        Some(Self {
+            origin: words.clone().next()?.parse().ok()?,
+            cow: words.clone().nth(1)?.parse().ok()?,
+            kind: parsed.kind,
+            chunk_sectors: parsed.chunk.map(ChunkSize::sectors),
+            features: feature_list(&parsed.features),
+        })
+    }
+}
+
+fn kind_name<S: Serializer>(kind: &StoreKind, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(kind.name())
+}
+
+/// The features one by one, each with its argument.
+fn feature_list(features: &Features) -> Vec<String> {
+    let mut list: Vec<String> = Vec::new();
+    // The first word is their number.
+    for word in features.to_string().split_ascii_whitespace().skip(1) {
+        match list.last_mut() {
+            Some(feature) if word.parse::<u32>().is_ok() => {
+                feature.push(' ');
+                feature.push_str(word);
+            }
+            _ => list.push(word.to_owned()),
+        }
+    }
+    list
 }
 
 /// Makes a device: all of it or nothing. Returns its number.
@@ -103,6 +163,10 @@ pub fn report(kernel: &dyn Kernel, name: &str, device: DevNum) -> Result<Option<
         return Ok(None);
     };
     let state = state_of(name, line)?;
+    let store = match role {
+        Role::Origin => None,
+        Role::Snapshot | Role::Merge => kernel.table(name)?.first().and_then(StoreFacts::of),
+    };
     Ok(Some(Report {
         name: name.to_owned(),
         device,
@@ -111,6 +175,7 @@ pub fn report(kernel: &dyn Kernel, name: &str, device: DevNum) -> Result<Option<
         sectors: line.len,
         state,
         percent: state.percent(),
+        store,
     }))
 }
 

@@ -3,7 +3,8 @@
 //! Table lines of the three targets, with the grammar of the stock ones.
 
 use super::Line;
-use clap::ValueEnum;
+use holey_core::table::Features;
+use holey_core::table::StoreKind;
 use serde::Serialize;
 use std::fmt;
 
@@ -63,32 +64,6 @@ pub fn module(family: Family) -> &'static str {
     }
 }
 
-/// How exceptions are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum StoreKind {
-    /// Persistent: it survives a restart, and is invalid once it is full.
-    #[default]
-    #[value(name = "P")]
-    Persistent,
-    /// Persistent, and a full store only stops writes to the snapshot.
-    #[value(name = "PO")]
-    PersistentOverflow,
-    /// Not persistent: it is gone after a restart.
-    #[value(name = "N")]
-    Transient,
-}
-
-impl StoreKind {
-    /// The word in a table line.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Persistent => "P",
-            Self::PersistentOverflow => "PO",
-            Self::Transient => "N",
-        }
-    }
-}
-
 /// What follows the origin in the line of a snapshot or a merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
@@ -98,17 +73,14 @@ pub struct Overlay {
     pub store: StoreKind,
     /// Chunk size in sectors; 0 takes it from the store.
     pub chunk: u32,
-    /// Feature words.
-    pub features: Vec<String>,
+    /// What is asked for beyond that.
+    pub features: Features,
 }
 
 impl fmt::Display for Overlay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.cow, self.store.word(), self.chunk)?;
-        if !self.features.is_empty() {
-            write!(f, " {} {}", self.features.len(), self.features.join(" "))?;
-        }
-        Ok(())
+        let (cow, store, chunk) = (&self.cow, self.store.name(), self.chunk);
+        write!(f, "{cow} {store} {chunk}{}", self.features)
     }
 }
 
@@ -167,13 +139,13 @@ mod tests {
                 cow: "8:2".to_owned(),
                 store: StoreKind::Persistent,
                 chunk: 8,
-                features: vec![],
+                features: Features::default(),
             }),
         };
         assert_eq!(table.line().to_string(), "0 2048 snapshot 8:1 8:2 P 8");
         if let Some(overlay) = &mut table.overlay {
-            overlay.store = StoreKind::PersistentOverflow;
-            overlay.features = vec!["discard_zeroes_cow".to_owned()];
+            overlay.store = StoreKind::Overflow;
+            overlay.features.discard_zeroes_cow = true;
         }
         table.role = Role::Merge;
         table.family = Family::Holey;

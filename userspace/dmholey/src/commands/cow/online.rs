@@ -12,7 +12,6 @@ use crate::dm::merge;
 use crate::dm::node;
 use crate::dm::table::Overlay;
 use crate::dm::table::Role;
-use crate::dm::table::StoreKind;
 use crate::dm::table::Table;
 use crate::dm::Kernel;
 use crate::dm::Nodes;
@@ -28,6 +27,8 @@ use dmholey_cow::Device;
 use dmholey_cow::Disk;
 use dmholey_cow::Progress;
 use dmholey_cow::Store;
+use holey_core::table::Features;
+use holey_core::table::StoreKind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,7 +59,7 @@ pub(super) fn apply(args: &Apply, output: Output) -> anyhow::Result<Report> {
             cow: source.device.number.to_string(),
             store: StoreKind::Persistent,
             chunk: store.header().chunk.sectors(),
-            features: Vec::new(),
+            features: Features::default(),
         }),
     };
     let name = args.name.clone().unwrap_or_else(|| default_name(&args.to));
