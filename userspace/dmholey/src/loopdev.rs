@@ -7,18 +7,24 @@
 use anyhow::anyhow;
 use anyhow::Context;
 use linux_raw_sys::loop_device::loop_config;
+use linux_raw_sys::loop_device::loop_info64;
 use linux_raw_sys::loop_device::LOOP_CONFIGURE;
 use linux_raw_sys::loop_device::LOOP_CTL_GET_FREE;
+use linux_raw_sys::loop_device::LOOP_GET_STATUS64;
+use linux_raw_sys::loop_device::LOOP_SET_CAPACITY;
 use linux_raw_sys::loop_device::LO_FLAGS_AUTOCLEAR;
 use rustix::io::Errno;
+use rustix::ioctl::Getter;
 use rustix::ioctl::Ioctl;
 use rustix::ioctl::IoctlOutput;
+use rustix::ioctl::NoArg;
 use rustix::ioctl::Opcode;
 use rustix::ioctl::Setter;
 use std::ffi::c_void;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -63,6 +69,29 @@ impl LoopDevice {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Makes the device at `path` notice that its file has another size.
+pub fn refresh(path: &Path) -> anyhow::Result<()> {
+    let text = || format!("cannot make {} take the size of its file", path.display());
+    let device = File::open(path).with_context(text)?;
+    // SAFETY: LOOP_SET_CAPACITY takes no argument.
+    let call = unsafe { NoArg::<LOOP_SET_CAPACITY>::new() };
+    // SAFETY: As above; on another file the kernel refuses the opcode.
+    unsafe { rustix::ioctl::ioctl(&device, call) }.with_context(text)
+}
+
+/// Whether `file` is what the device at `path` has its data in.
+pub fn is_over(path: &Path, file: &File) -> anyhow::Result<bool> {
+    let text = || format!("cannot ask {} for its file", path.display());
+    let device = File::open(path).with_context(text)?;
+    // SAFETY: LOOP_GET_STATUS64 takes a pointer to one `loop_info64`, which it fills, and which is
+    // plain integers.
+    let call = unsafe { Getter::<LOOP_GET_STATUS64, loop_info64>::new() };
+    // SAFETY: As above; on another file the kernel refuses the opcode.
+    let info = unsafe { rustix::ioctl::ioctl(&device, call) }.with_context(text)?;
+    let found = file.metadata().with_context(text)?;
+    Ok((info.lo_device, info.lo_inode) == (found.dev(), found.ino()))
 }
 
 /// `LOOP_CTL_GET_FREE`: no argument; the result is a number.

@@ -9,20 +9,34 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::consts::SIGINT;
 use signal_hook::consts::SIGTERM;
 use signal_hook::flag;
+use signal_hook::low_level::pipe;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::sync::LazyLock;
 
+const SIGNALS: [libc::c_int; 3] = [SIGINT, SIGTERM, SIGHUP];
+
 static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// From now on signals only set a flag.
 pub fn install() -> anyhow::Result<()> {
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+    for signal in SIGNALS {
         let status = Exit::Interrupted.code().into();
         flag::register_conditional_shutdown(signal, status, Arc::clone(&STOP))
             .and_then(|_| flag::register(signal, Arc::clone(&STOP)))
             .context("cannot install a signal handler")?;
+    }
+    Ok(())
+}
+
+/// The same, and each of them writes to a socket, so that whoever waits for something wakes up.
+pub fn install_with(socket: &UnixStream) -> anyhow::Result<()> {
+    install()?;
+    for signal in SIGNALS {
+        let socket = socket.try_clone().context("cannot copy a socket")?;
+        pipe::register(signal, socket).context("cannot install a signal handler")?;
     }
     Ok(())
 }

@@ -5,12 +5,14 @@
 use super::table;
 use super::DevNum;
 use super::Error;
+use super::Info;
 use super::Kernel;
 use super::Line;
 use super::Nodes;
 use super::Result;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::io;
 
@@ -22,6 +24,10 @@ pub(crate) struct Fake {
     pub(crate) failing: Vec<&'static str>,
     /// Target types that exist.
     pub(crate) known: Vec<&'static str>,
+    /// Who made which device.
+    pub(crate) uuids: BTreeMap<&'static str, &'static str>,
+    /// Devices that are suspended.
+    pub(crate) suspended: RefCell<BTreeSet<String>>,
     /// What the status says, one after the other; the last one stays.
     pub(crate) statuses: RefCell<VecDeque<&'static str>>,
 }
@@ -134,6 +140,38 @@ impl Kernel for Fake {
             line.params = now.unwrap_or_default().to_owned();
         }
         Ok(lines)
+    }
+
+    fn info(&self, name: &str) -> Result<Info> {
+        self.ask("info", name)?;
+        let known = self.devices()?.into_iter().find(|(n, _)| n == name);
+        let (_, number) = known.ok_or_else(|| Error::NoDevice(name.to_owned()))?;
+        Ok(Info {
+            number,
+            inactive: false,
+            events: 0,
+            uuid: self.uuids.get(name).copied().unwrap_or_default().to_owned(),
+            suspended: self.suspended.borrow().contains(name),
+        })
+    }
+
+    fn suspend(&self, name: &str, _noflush: bool) -> Result<()> {
+        self.ask("suspend", name)?;
+        self.suspended.borrow_mut().insert(name.to_owned());
+        Ok(())
+    }
+
+    fn wake(&self, name: &str) -> Result<()> {
+        self.ask("wake", name)?;
+        self.suspended.borrow_mut().remove(name);
+        Ok(())
+    }
+
+    fn reload(&self, name: &str, lines: &[Line]) -> Result<()> {
+        self.ask("reload", name)?;
+        let line = lines.last().cloned();
+        self.devices.borrow_mut().insert(name.to_owned(), line);
+        Ok(())
     }
 }
 

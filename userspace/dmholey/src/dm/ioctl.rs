@@ -21,6 +21,7 @@ use super::wire::SUSPEND;
 use super::wire::UEVENT_GENERATED;
 use super::DevNum;
 use super::Error;
+use super::Info;
 use super::Kernel;
 use super::Line;
 use super::Result;
@@ -32,6 +33,8 @@ use rustix::ioctl::Opcode;
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 const CONTROL: &str = "/dev/mapper/control";
 /// Number of the driver in ioctl numbers.
@@ -41,19 +44,6 @@ const BUFFER: usize = 16 << 10;
 const MAX_BUFFER: usize = 64 << 20;
 /// The characters of a name that need no escape in udev's rules and on a command line.
 const NAME_MARKS: &str = "#+-.:=@_";
-
-/// A device, apart from its tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Info {
-    /// Its number.
-    pub number: DevNum,
-    /// I/O is held back.
-    pub suspended: bool,
-    /// There is a table that was loaded and is not in use yet.
-    pub inactive: bool,
-    /// How many events it has had.
-    pub events: u32,
-}
 
 /// Device-mapper's control device.
 #[derive(Debug)]
@@ -74,28 +64,13 @@ impl Dm {
         Ok(Self { control })
     }
 
-    /// Suspends a device: new I/O is held back, and what is under way has ended. With `noflush` the
-    /// device is not asked to write out what it holds back itself, and no file system is frozen.
-    pub fn suspend(&self, name: &str, noflush: bool) -> Result<()> {
-        let mut request = named(name)?;
-        request.flags = SUSPEND;
-        if noflush {
-            request.flags |= NOFLUSH | SKIP_LOCKFS;
-        }
-        self.about(Command::Suspend, "suspend it", &request)?;
-        Ok(())
-    }
-
-    /// What there is to say about a device apart from its tables.
-    pub fn info(&self, name: &str) -> Result<Info> {
-        let answer = self.about(Command::DeviceStatus, "describe it", &named(name)?)?;
-        let has = |flag| answer.flags() & flag != 0;
-        Ok(Info {
-            number: answer.device(),
-            suspended: has(SUSPEND),
-            inactive: has(INACTIVE),
-            events: answer.events(),
-        })
+    /// From now on the control device is ready to be read when any device has an event.
+    pub fn arm_poll(&self) -> Result<()> {
+        let command = Command::ArmPoll;
+        let answer = self.ask(command, &Request::default());
+        answer
+            .map(|_| ())
+            .map_err(|e| refused("device-mapper", command, "tell of events", e, String::new()))
     }
 
     /// Asks, with a larger buffer as long as the answer does not fit.
@@ -145,6 +120,12 @@ impl Dm {
             }
         }
         Ok(())
+    }
+}
+
+impl AsFd for Dm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
     }
 }
 
@@ -273,7 +254,7 @@ impl Kernel for Dm {
 
     fn load(&self, name: &str, line: &Line) -> Result<()> {
         let mut request = named(name)?;
-        request.line = Some(line.clone());
+        request.lines = vec![line.clone()];
         self.about(Command::TableLoad, "accept its table", &request)?;
         Ok(())
     }
@@ -302,6 +283,48 @@ impl Kernel for Dm {
         request.flags = NOFLUSH;
         let answer = self.about(Command::TableStatus, "show its status", &request)?;
         Ok(answer.lines())
+    }
+
+    fn info(&self, name: &str) -> Result<Info> {
+        let answer = self.about(Command::DeviceStatus, "describe it", &named(name)?)?;
+        let has = |flag| answer.flags() & flag != 0;
+        Ok(Info {
+            number: answer.device(),
+            uuid: answer.uuid(),
+            suspended: has(SUSPEND),
+            inactive: has(INACTIVE),
+            events: answer.events(),
+        })
+    }
+
+    fn suspend(&self, name: &str, noflush: bool) -> Result<()> {
+        let mut request = named(name)?;
+        request.flags = SUSPEND;
+        if noflush {
+            request.flags |= NOFLUSH | SKIP_LOCKFS;
+        }
+        self.about(Command::Suspend, "suspend it", &request)?;
+        Ok(())
+    }
+
+    fn wake(&self, name: &str) -> Result<()> {
+        let mut request = named(name)?;
+        // Of the suspend that comes with a new table.
+        request.flags = SKIP_LOCKFS;
+        self.about(Command::Suspend, "resume it", &request)?;
+        Ok(())
+    }
+
+    fn reload(&self, name: &str, lines: &[Line]) -> Result<()> {
+        let mut request = named(name)?;
+        request.lines = lines.to_vec();
+        self.about(Command::TableLoad, "accept its table", &request)?;
+        self.wake(name).inspect_err(|_| {
+            // The first error is the one to tell.
+            if let Ok(request) = named(name) {
+                let _ = self.about(Command::TableClear, "drop its table", &request);
+            }
+        })
     }
 }
 

@@ -97,6 +97,21 @@ impl fmt::Display for Line {
     }
 }
 
+/// A device, apart from its tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Its number.
+    pub number: DevNum,
+    /// Who made it and what it is; empty if nobody said.
+    pub uuid: String,
+    /// I/O is held back.
+    pub suspended: bool,
+    /// There is a table that was loaded and is not in use yet.
+    pub inactive: bool,
+    /// How many events it has had.
+    pub events: u32,
+}
+
 /// What the kernel's device-mapper can be asked. Devices go by their names.
 pub trait Kernel {
     /// The target types that are loaded now.
@@ -122,6 +137,19 @@ pub trait Kernel {
 
     /// The status of the table in use.
     fn status(&self, name: &str) -> Result<Vec<Line>>;
+
+    /// What there is to say about a device apart from its tables.
+    fn info(&self, name: &str) -> Result<Info>;
+
+    /// Suspends a device: new I/O is held back, and what is under way has ended. With `noflush` the
+    /// device is not asked to write out what it holds back itself, and no file system is frozen.
+    fn suspend(&self, name: &str, noflush: bool) -> Result<()>;
+
+    /// Puts a suspended device to use again; nothing is waited for.
+    fn wake(&self, name: &str) -> Result<()>;
+
+    /// Gives a device another table of the same use, under load.
+    fn reload(&self, name: &str, lines: &[Line]) -> Result<()>;
 }
 
 /// Where device nodes live, so that the flows can be tested without any.

@@ -24,6 +24,7 @@ const AT_FLAGS: usize = 28;
 const AT_EVENT_NR: usize = 32;
 const AT_DEV: usize = 40;
 const AT_NAME: usize = 48;
+const AT_UUID: usize = AT_NAME + NAME_LEN;
 /// Bytes of a device name with its zero byte.
 pub(crate) const NAME_LEN: usize = 128;
 /// Bytes of a target type with its zero byte.
@@ -39,8 +40,10 @@ pub(crate) enum Command {
     Suspend = 6,
     DeviceStatus = 7,
     TableLoad = 9,
+    TableClear = 10,
     TableStatus = 12,
     ListVersions = 13,
+    ArmPoll = 16,
 }
 
 /// `DM_SUSPEND_FLAG`: to be suspended, or it is.
@@ -67,14 +70,14 @@ pub(crate) struct Request {
     pub(crate) flags: u32,
     /// For udev, see `udev.rs`.
     pub(crate) event: u32,
-    pub(crate) line: Option<Line>,
+    pub(crate) lines: Vec<Line>,
 }
 
 impl Request {
     /// The request in a buffer of `size` bytes, or more if it needs more.
     pub(crate) fn encode(&self, size: usize) -> Vec<u8> {
-        let line = self.line.as_ref().map(encode_line).unwrap_or_default();
-        let mut buf = vec![0; size.max(HEADER + line.len())];
+        let lines: Vec<u8> = self.lines.iter().flat_map(encode_line).collect();
+        let mut buf = vec![0; size.max(HEADER + lines.len())];
         for (i, word) in VERSION.into_iter().enumerate() {
             put(&mut buf, AT_VERSION + 4 * i, &word.to_ne_bytes());
         }
@@ -82,9 +85,9 @@ impl Request {
         put(&mut buf, AT_FLAGS, &self.flags.to_ne_bytes());
         put(&mut buf, AT_EVENT_NR, &self.event.to_ne_bytes());
         put_text(&mut buf, AT_NAME, &self.name, NAME_LEN);
-        let lines = u32::from(self.line.is_some());
-        put(&mut buf, AT_TARGET_COUNT, &lines.to_ne_bytes());
-        put(&mut buf, HEADER, &line);
+        let count = u32::try_from(self.lines.len()).unwrap_or(u32::MAX);
+        put(&mut buf, AT_TARGET_COUNT, &count.to_ne_bytes());
+        put(&mut buf, HEADER, &lines);
         let len = u32::try_from(buf.len()).unwrap_or(u32::MAX);
         put(&mut buf, AT_DATA_SIZE, &len.to_ne_bytes());
         buf
@@ -139,6 +142,11 @@ impl Answer {
     /// The number of the device it is about.
     pub(crate) fn device(&self) -> DevNum {
         self.number(AT_DEV)
+    }
+
+    /// Who made the device it is about.
+    pub(crate) fn uuid(&self) -> String {
+        self.text(AT_UUID)
     }
 
     /// All devices, of a [`Command::ListDevices`].
@@ -246,7 +254,7 @@ mod tests {
             name: "x".to_owned(),
             flags: NOFLUSH,
             event: 0x0040_1234,
-            line: Some(line()),
+            lines: vec![line()],
         };
         let buf = request.encode(0);
         let answer = Answer::new(buf.clone());
@@ -258,6 +266,23 @@ mod tests {
         assert_eq!(answer.text(AT_NAME), "x");
         assert_eq!(answer.word(HEADER + 20), 56);
         assert_eq!(answer.lines(), [line()]);
+    }
+
+    #[test]
+    fn each_line_tells_where_the_next_one_starts() {
+        let request = Request {
+            lines: vec![line(), line()],
+            ..Request::default()
+        };
+        let buf = request.encode(0);
+        assert_eq!(buf.len(), HEADER + 112);
+        let answer = Answer::new(buf);
+        assert_eq!(answer.word(AT_TARGET_COUNT), 2);
+        // Here the next place is told from this line; in an answer, from the start of all data.
+        assert_eq!(
+            (answer.word(HEADER + 20), answer.word(HEADER + 76)),
+            (56, 56)
+        );
     }
 
     #[test]
