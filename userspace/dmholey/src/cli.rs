@@ -7,6 +7,7 @@ use crate::commands::cow;
 use crate::commands::create;
 use crate::commands::man;
 use crate::commands::merge;
+use crate::commands::monitor;
 use crate::commands::remove;
 use crate::commands::status;
 use crate::commands::table;
@@ -50,6 +51,8 @@ pub enum Command {
     Table(table::TableOf),
     /// Show how far a merge is, or wait for its end
     Merge(merge::Merge),
+    /// Extend the stores of snapshots before they are full
+    Monitor(monitor::Monitor),
     /// Work with COW images
     #[command(subcommand)]
     Cow(cow::Cow),

@@ -9,6 +9,7 @@
 //! | [`dm`] | device-mapper: table lines, status lines, the kernel behind a trait, and the flows |
 //! | [`blockdev`] | what a block device is: numbers, size |
 //! | [`loopdev`] | loop devices over image files |
+//! | [`monitor`] | extends stores before they are full |
 //! | [`output`], [`progress`], [`exit`], [`signals`], [`units`] | what all of them share |
 
 #![deny(unsafe_code)]
@@ -19,6 +20,7 @@ pub mod commands;
 pub mod dm;
 pub mod exit;
 pub mod loopdev;
+pub mod monitor;
 pub mod output;
 pub mod progress;
 pub mod signals;

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::process::Stdio;
 
 /// All subcommands with arguments that would do, were there such files.
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 17] = [
     &["create", "origin", "n", "nothing"],
     &["create", "snapshot", "n", "nothing", "nothing2"],
     &["create", "merge", "n", "nothing", "nothing2"],
@@ -20,6 +20,7 @@ const COMMANDS: [&[&str]; 16] = [
     &["table", "snapshot", "nothing", "nothing2"],
     &["table", "merge", "nothing", "nothing2"],
     &["merge", "n"],
+    &["monitor", "--config", "nothing"],
     &["cow", "info", "nothing"],
     &["cow", "dump", "nothing"],
     &["cow", "check", "nothing"],
@@ -88,7 +89,8 @@ fn wrong_usage_is_told_apart() {
         args.push("--frobnicate");
         let ran = lab.run_untouched(&args).code(2);
         assert!(ran.err.contains("--frobnicate"), "{ran:#?}");
-        if name != ["status"] {
+        // These need no argument.
+        if name != ["status"] && name != ["monitor"] {
             lab.run_untouched(name).code(2);
         }
     }
@@ -100,6 +102,18 @@ fn wrong_usage_is_told_apart() {
     }
     lab.run_untouched(&["merge", "n", "--wait", "--interval", "0"])
         .code(2);
+    for odd in [
+        &["--threshold", "100"][..],
+        &["--threshold", "x"],
+        &["--amount", "0%"],
+        &["--amount", "1000"],
+        &["--maximum", "1"],
+        &["--interval", "0"],
+    ] {
+        let mut args = vec!["monitor", "--once"];
+        args.extend(odd);
+        lab.run_untouched(&args).code(2);
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod create;
 pub mod line;
 pub mod man;
 pub mod merge;
+pub mod monitor;
 pub mod remove;
 pub mod status;
 pub mod table;
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => status::run(&args, output),
         Command::Table(args) => table::run(&args, output),
         Command::Merge(args) => merge::run(&args, output),
+        Command::Monitor(args) => monitor::run(&args, output),
         Command::Cow(args) => cow::run(&args, output),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
