@@ -15,8 +15,10 @@ export KERNEL
 CARGO = scripts/in-root cargo
 TESTS ?=
 SECONDS ?= 60
+DESTDIR ?=
+PREFIX ?= /usr
 
-.PHONY: help demo test test-full fuzz soak module patches setup fmt fmt-check lint doc clean
+.PHONY: help demo test test-full fuzz soak module patches setup fmt fmt-check lint doc install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -64,6 +66,10 @@ lint: ## clippy over userspace and module, shellcheck over the scripts; warnings
 
 doc: ## build the API documentation; warnings are errors
 	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+install: ## install the command, its pages, and its systemd unit: DESTDIR=, PREFIX= (/usr)
+	@$(CARGO) build --release --locked -p dmholey
+	@scripts/install "$(DESTDIR)" "$(PREFIX)"
 
 clean: ## remove what was built here (the cache of tools and kernels stays: scripts/setup --prune)
 	@rm -rf target
