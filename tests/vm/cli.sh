@@ -36,6 +36,28 @@ t_life() {
     check base snap
 }
 
+# What can be asked of a snapshot, as the kernel has it and as status shows it.
+t_features() {
+    load
+    vol base 16384
+    cow store 1024
+    fill base base 1
+    dmholey create snapshot snap $D/base $D/store --store po --chunk 512 --discard-zeroes-cow --discard-passdown-origin \
+        --queue-if-no-space=1
+    contains "$(dmsetup table snap)" ' PO 1 4 discard_zeroes_cow discard_passdown_origin queue_if_no_space 1$'
+    equal "$(dmholey --json status snap | jq -c '.[0] | [.store, .chunk_sectors, .features]')" \
+        '["PO",1,["discard_zeroes_cow","discard_passdown_origin","queue_if_no_space 1"]]' "what status shows"
+    contains "$(fails stamp fill $D/snap $WORK/lost.model 2)" 'Input/output error'
+    equal "$(dmholey --json status snap | jq -r '.[0].state')" overflow state
+    contains "$(dmholey status snap)" 'PO, 512 B, .* overflow$'
+    dmholey remove snap
+    blank store
+    dmholey create snapshot snap $D/base $D/store --store N --queue-if-no-space
+    contains "$(dmsetup table snap)" ' N 8 1 queue_if_no_space$'
+    dmholey remove snap
+    contains "$(fails dmholey create merge merge $D/base $D/store --store N)" 'cannot be merged'
+}
+
 # What the kernel refuses is told with a reason and the right exit code; nothing is left.
 t_refusals() {
     local status=0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=bash disable=SC2086
+# shellcheck shell=bash disable=SC2086,SC2153
 # A system that runs from a snapshot, and whose store becomes full.
 
 ROOT=$WORK/root
@@ -57,7 +57,7 @@ END
 
 mounted() { grep -q " $1 " /proc/mounts; }
 
-INSIDE=(chroot $ROOT /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C)
+INSIDE=(chroot "$ROOT" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C)
 
 # inside COMMAND...: in the system that runs from the snapshot
 inside() { "${INSIDE[@]}" "$@"; }
