@@ -124,6 +124,59 @@ t_activation() {
     check snap snap
 }
 
+# dusty NAME (Debian's kernels have no dm-dust): from here on spoil NAME BLOCK makes a block of 4 KiB unreadable, until it is written or healed
+dusty() {
+    modprobe dm-dust
+    change "$1" "0 $(size "$1") dust $POOL $(cat "$WORK/$1.start") 4096"
+    dmsetup message "$1" 0 enable
+}
+spoil() { dmsetup message "$1" 0 addbadblock "$2"; }
+heal() { dmsetup message "$1" 0 removebadblock "$2"; }
+
+# Bad blocks in the COW device: a chunk cannot be read until it is written again, a list cannot be loaded.
+# kernel: debug
+t_bad_block_in_the_store() {
+    local cow
+    start
+    remove snap
+    blank store
+    make_snapshot snap base store
+    fork_model base snap
+    fill snap snap 3 --from 800 --count 80
+    sync $D/snap
+    cow=$(entries store | awk '$1 == 100 { print $2 }')
+    dusty store
+    spoil store $cow
+    contains "$(fails dd if=$D/snap of=/dev/null bs=4k count=1 skip=100 iflag=direct)" 'Input/output error'
+    # An error of the disk is no reason to give the snapshot up.
+    fill snap snap 5 --from 800 --count 80
+    check snap snap
+    spoil store $cow
+    scribble origin base 6 --ops 50 --max 64
+    heal store $cow
+    check snap snap
+    check origin base
+    remove snap
+    spoil store 1
+    contains "$(fails make_snapshot snap base store)" 'Input/output error'
+    heal store 1
+    make_snapshot snap base store
+    check snap snap
+}
+
+# A bad block in the origin: its chunk cannot be kept, so the snapshot is given up, and the write heals the block.
+# kernel: debug
+t_bad_block_in_the_origin() {
+    start
+    dusty base
+    spoil base 1000
+    fill origin base 3 --from 4000 --count 1000
+    has_status snap Invalid && die "given up without need"
+    fill origin base 3 --from 8000 --count 8
+    status_is snap Invalid
+    check origin base
+}
+
 # A snapshot with much in flight on a COW device that comes and goes: it ends, one way or the other.
 # set: main
 t_flakey_cow() {
@@ -198,14 +251,35 @@ t_merge_cow_reads_fail() {
     check base snap
 }
 
+# One chunk cannot be read: the merge stops there, and goes on when it can.
+# kernel: debug
+t_merge_bad_block() {
+    local cow
+    start_merge
+    cow=$(entries store | awk 'NR == 5000 { print $2 }')
+    dusty store
+    spoil store $cow
+    make_merge merge base store
+    eventually 20 failed
+    logged 'merge into .* failed'
+    heal store $cow
+    check merge snap
+    dmsetup suspend merge
+    dmsetup resume merge
+    wait_merged merge
+    remove merge
+    check base snap
+}
+
 # Metadata writes to the COW device fail during the merge.
 # set: main
 t_merge_cow_writes_fail() {
     start_merge
-    make_snapshot look base store
+    # The list can only be loaded from a device that can be flushed.
+    dmsetup create merge --notable
+    dmsetup load merge --table "$(merge_table base store)"
     break_writes store
-    remove look
-    make_merge merge base store
+    dmsetup resume merge
     eventually 20 failed
     check merge snap
     scribble merge snap 5 --ops 50 --may-fail

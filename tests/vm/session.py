@@ -115,7 +115,7 @@ class Boot:
             *("--tool", TOP / "target/tests/stamp", "--tool", TOP / "target/debug/dmholey-differential"),
             *("--tool", TOP / "target/tests/record", "--tool", TOP / "target/tests/replay"),
             *("--append", "log_buf_len=4M"),
-            *("--env", "LC_ALL=C", "--env", f"SLOW={self.slow}", "--env", "SEED"),
+            *("--env", "LC_ALL=C", "--env", f"SLOW={self.slow}", "--env", "SEED", "--env", "FULL"),
             *("--env", f"VERBOSE={'1' if self.options.verbose else ''}"),
             *("--", "bash", HERE / "guest.sh"),
             *(f"{test.name}:{test.limit}" for test in self.tests.values()),

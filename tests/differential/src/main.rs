@@ -14,6 +14,7 @@
 //! | [`compare`], [`deviations`] | judge |
 //! | [`shrink`] | makes a script short that shows a difference |
 //! | [`sabotage`] | shows that differences are found |
+//! | [`churn`] | makes snapshots by the thousand, and compares nothing |
 //!
 //! It is meant for a throwaway virtual machine: it makes and removes devices at will.
 
@@ -22,6 +23,7 @@
 mod action;
 mod blockio;
 mod campaign;
+mod churn;
 mod compare;
 mod data;
 mod deviations;
@@ -87,6 +89,18 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Make and remove snapshots, one after the other, with a write to the origin and to each
+    Churn {
+        /// Device of which they are made, in /dev/mapper
+        base: String,
+        /// Its origin device, in /dev/mapper
+        origin: String,
+        /// COW device, in /dev/mapper
+        store: String,
+        /// So many
+        #[arg(long)]
+        times: u64,
+    },
     /// List the differences that are known and no fault
     Deviations,
     /// Print a script without running it
@@ -133,6 +147,12 @@ fn main() -> ExitCode {
             shrink,
             common,
         } => campaign::replay(&script, times, shrink, &common),
+        Command::Churn {
+            base,
+            origin,
+            store,
+            times,
+        } => churn::run(&base, &origin, &store, times).map(|()| true),
         Command::Deviations => {
             for (_, title, text) in deviations::Deviation::ALL {
                 println!("{title}: {text}");
