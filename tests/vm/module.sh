@@ -6,10 +6,12 @@ MODULE=/lib/dmholey/dm-holey.ko
 
 # modinfo tells licence, parameter, aliases and what it is.
 t_modinfo() {
-    local alias
+    local alias name
     equal "$(modinfo -F license $MODULE)" "GPL v2" license
     contains "$(modinfo -F description $MODULE)" 'device-mapper'
-    contains "$(modinfo -F parm $MODULE)" '^stock_names:'
+    for name in stock_names queue_if_no_space snapshot_copy_throttle snapshot_cow_threshold; do
+        modinfo -F parm $MODULE | grep -q "^$name:"
+    done
     contains "$(modinfo -F depends $MODULE)" 'dm-mod'
     for alias in dm-{holey-origin,holey-snapshot,holey-merge,snapshot,snapshot-origin,snapshot-merge}; do
         modinfo -F alias $MODULE | grep -qx "$alias"
