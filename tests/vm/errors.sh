@@ -25,8 +25,7 @@ t_cow_below_origin_writes() {
     local waiter
     start
     check snap snap
-    dmsetup wait snap "$(event_of snap)" &
-    waiter=$!
+    wait_event snap
     break_device store
     scribble origin base 3 --ops 100
     wait $waiter

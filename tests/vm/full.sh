@@ -25,8 +25,7 @@ t_by_origin() {
     start
     fill origin base 2 --count 800
     check snap snap
-    dmsetup wait snap "$(event_of snap)" &
-    waiter=$!
+    wait_event snap
     fill origin base 3
     wait $waiter
     dead
@@ -48,8 +47,7 @@ t_by_origin() {
 t_by_snapshot() {
     local waiter
     start
-    dmsetup wait snap "$(event_of snap)" &
-    waiter=$!
+    wait_event snap
     contains "$(fails stamp fill $D/snap $WORK/lost.model 2)" 'Input/output error'
     wait $waiter
     dead

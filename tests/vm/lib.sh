@@ -149,6 +149,15 @@ gone() { ! exists "$1" || die "$1 exists"; }
 
 event_of() { dmsetup info -c --noheadings -o events "$1"; }
 
+# wait_event NAME: `wait $waiter` returns when there is an event after this
+wait_event() {
+    local event
+    # Not in the background: it might be there by then.
+    event=$(event_of "$1")
+    dmsetup wait "$1" "$event" &
+    waiter=$!
+}
+
 # The merge of NAME has come to its end.
 is_merged() {
     local usage

@@ -272,8 +272,7 @@ t_event_at_the_end() {
     prepare
     slow 60
     make_merge merge base store
-    dmsetup wait merge "$(event_of merge)" &
-    waiter=$!
+    wait_event merge
     wait_merged merge
     ended() { ! kill -0 $waiter 2>/dev/null; }
     eventually 5 ended
