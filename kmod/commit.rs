@@ -31,7 +31,11 @@ use crate::store;
 use core::mem;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::time::delay::fsleep;
 use kernel::time::msecs_to_jiffies;
+use kernel::time::Delta;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 use kernel::workqueue::WorkItem;
 
 /// Areas that one commit may fill behind the current one.
@@ -46,6 +50,7 @@ enum Chore {
     Invalidate,
     Dismiss(Bios, Failure),
     Retry(Waiters, bool),
+    Gather,
     Commit,
     Starve,
     Linger,
@@ -82,6 +87,7 @@ fn attend(this: &Arc<Copier>, overlay: &Overlay, chore: Chore) -> bool {
         Chore::Invalidate => declare_invalid(this, overlay),
         Chore::Dismiss(bios, failure) => dismiss(bios, failure),
         Chore::Retry(waiters, writable) => retry(this, overlay, waiters, writable),
+        Chore::Gather => return gather(this, overlay),
         Chore::Commit => commit(this, overlay),
         Chore::Starve => return starve(this, overlay),
         Chore::Linger => return linger(this, overlay),
@@ -113,8 +119,14 @@ fn next_chore(state: &mut State) -> Option<Chore> {
     if !state.has_work() {
         return None;
     }
-    Some(if state.has_urgent_work() {
-        Chore::Commit
+    Some(if state.is_commit_due() {
+        let (ready, filling) = (state.pending.ready_len(), state.pending.filling_len());
+        state.gather.begin(ready, filling);
+        if state.is_gathered() {
+            Chore::Commit
+        } else {
+            Chore::Gather
+        }
     } else if state.starving.is_some() {
         Chore::Starve
     } else {
@@ -158,7 +170,7 @@ fn starve(this: &Arc<Copier>, overlay: &Overlay) -> bool {
     this.origin.dismiss(this, overlay);
     let nap = msecs_to_jiffies(left.min(STARVE_POLL_MS) as u32);
     let stop = || this.is_retired() || overlay.state.lock().has_urgent_work();
-    overlay.changed.wait_for(nap.try_into().unwrap_or(1), stop);
+    overlay.called.wait_for(nap.try_into().unwrap_or(1), stop);
     !this.is_retired()
 }
 
@@ -176,9 +188,25 @@ fn linger(this: &Arc<Copier>, overlay: &Overlay) -> bool {
     let Ok(patience) = patience.try_into() else {
         return false;
     };
-    if !overlay.changed.wait_for(patience, stop) {
+    if !overlay.called.wait_for(patience, stop) {
         let mut state = overlay.state.lock();
         state.wanted = state.pending.issued();
+    }
+    !this.is_retired()
+}
+
+/// Waits for what is being filled to share the commit that is due. False if the rest is for another
+/// copier.
+fn gather(this: &Arc<Copier>, overlay: &Overlay) -> bool {
+    let patience = overlay.state.lock().gather.patience();
+    // A tick more, as the first one may be over at once.
+    let jiffies = msecs_to_jiffies((patience / 1000) as u32).saturating_add(1);
+    let stop = || this.is_retired() || overlay.state.lock().has_urgent_work();
+    if !overlay
+        .called
+        .wait_for(jiffies.try_into().unwrap_or(1), stop)
+    {
+        overlay.state.lock().gather.give_up();
     }
     !this.is_retired()
 }
@@ -265,13 +293,22 @@ fn declare_invalid(this: &Arc<Copier>, overlay: &Overlay) {
 
 fn commit(this: &Arc<Copier>, overlay: &Overlay) {
     let mut area = overlay.area.lock();
+    let start = Instant::<Monotonic>::now();
     match write_commit(this, overlay, &mut area) {
         Ok(()) => {
             if !overlay.layout.is_transient() {
                 overlay.note_area(area.image.area());
             }
             drop(area);
-            settle(this, overlay);
+            let took = start.elapsed().as_micros_ceil();
+            let released = settle(this, overlay, took.try_into().unwrap_or(0));
+            let hold = {
+                let state = overlay.state.lock();
+                state.gather.hold(released, state.pending.ready_len())
+            };
+            if hold != 0 {
+                fsleep(Delta::from_micros(hold as i64));
+            }
         }
         Err(_) => {
             drop(area);
@@ -337,15 +374,19 @@ fn take(overlay: &Overlay, accept: impl FnMut(Exception) -> bool) -> usize {
     overlay.state.lock().pending.take(accept)
 }
 
-/// Lets those go on who waited for the commit.
-fn settle(this: &Arc<Copier>, overlay: &Overlay) {
+/// Lets those go on who waited for the commit, which took so many microseconds. Returns how many
+/// origin writers there were among them.
+fn settle(this: &Arc<Copier>, overlay: &Overlay, took: u64) -> u64 {
     let mut origin = Bios::default();
     let mut done = Bios::default();
     let mut forward = Bios::default();
     let mut state = overlay.state.lock();
+    let mut released = 0;
     while let Some((_, mut waiters)) = state.pending.settle() {
+        released += u64::from(!waiters.origin.is_empty());
         origin.append(&mut waiters.origin);
     }
+    state.gather.committed(took);
     let durable = state.pending.durable();
     while state
         .flushes
@@ -371,6 +412,7 @@ fn settle(this: &Arc<Copier>, overlay: &Overlay) {
         flush_cow(this, bio);
     }
     write_origin(this, origin);
+    released
 }
 
 fn flush_cow(this: &Copier, mut bio: Bio) {

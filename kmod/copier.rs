@@ -231,7 +231,7 @@ impl Copier {
         // If it is queued already, it will look after this.
         let _ = this.queue.enqueue(this.clone());
         if let Some(overlay) = this.overlay() {
-            overlay.changed.wake();
+            overlay.called.wake();
         }
     }
 

@@ -29,6 +29,7 @@ use crate::dm::Device;
 use crate::dm::DeviceNumber;
 use crate::dm::Ended;
 use crate::dm::EndedBio;
+use crate::dm::Flight;
 use crate::dm::Gate;
 use crate::dm::IoBuffer;
 use crate::dm::IoClient;
@@ -606,7 +607,7 @@ impl Merge {
         self.copy_failed.store(false, Ordering::Relaxed);
         for run in window.runs(size.chunks_within(MOST_COPY)) {
             self.origin
-                .kcopyd()
+                .copies()
                 .copy(self.copies.take(self.copy_of(overlay, run)));
         }
         self.copying.wait_idle();
@@ -623,6 +624,7 @@ impl Merge {
             .sector_of(run.origin.saturating_add(run.len))
             .min(self.origin_sectors);
         MergeCopy {
+            flight: Flight::new(),
             cow: self.cow_device.clone(),
             origin: self.origin_device.clone(),
             from: size.sector_of(run.cow),
@@ -739,6 +741,7 @@ impl WorkItem for Merge {
 
 /// The copy of one run to the origin. The pass is dropped last: the worker waits for it.
 pub(crate) struct MergeCopy {
+    flight: Flight,
     cow: Device,
     origin: Device,
     from: u64,
@@ -763,6 +766,10 @@ impl CopyJob for MergeCopy {
             sector: self.to,
             sectors: self.sectors,
         })
+    }
+
+    fn flight(&mut self) -> &mut Flight {
+        &mut self.flight
     }
 
     fn done(job: PoolBox<Self>, outcome: Outcome) {

@@ -14,11 +14,12 @@
 use crate::copier::Copier;
 use crate::copier::Standing;
 use crate::dm::new_irq_lock;
+use crate::dm::CopyClient;
 use crate::dm::CopyJob;
 use crate::dm::DeviceNumber;
 use crate::dm::Failure;
+use crate::dm::Flight;
 use crate::dm::IrqLock;
-use crate::dm::Kcopyd;
 use crate::dm::MemPool;
 use crate::dm::Outcome;
 use crate::dm::Pass;
@@ -59,7 +60,7 @@ pub(crate) struct Registry {
 #[pin_data]
 pub(crate) struct OriginSet {
     number: DeviceNumber,
-    kcopyd: Kcopyd,
+    copies: CopyClient,
     tasks: Arc<MemPool<CopyTask>>,
     /// Held while a store is looked for, opened and added, so that none is opened twice.
     #[pin]
@@ -121,7 +122,7 @@ impl Origin {
         let set = Arc::pin_init(
             try_pin_init!(OriginSet {
                 number,
-                kcopyd: Kcopyd::new(parameters::copy_throttle())?,
+                copies: CopyClient::new(parameters::copy_throttle())?,
                 tasks: MemPool::new(RESERVED_TASKS)?,
                 opening <- new_mutex!((), "holey_opening"),
                 members <- new_irq_lock!(Members::default(), c"holey_members"),
@@ -161,7 +162,7 @@ enum Verdict {
     /// Nothing.
     Clear,
     /// Copies that were just begun in the tables of the copiers and have to be sent.
-    Copy(CopyTask),
+    Copy,
     /// An exception that is not stable yet.
     Wait(Wait),
 }
@@ -181,9 +182,10 @@ impl OriginSet {
     /// it can be let through. May sleep for memory.
     pub(crate) fn admit(&self, start: u64, sectors: u64, mut bio: Bio) -> Option<Bio> {
         loop {
-            match self.survey(start, sectors) {
+            let mut task = None;
+            match self.survey(start, sectors, &mut task) {
                 Verdict::Clear => return Some(bio),
-                Verdict::Copy(task) => self.copy(task),
+                Verdict::Copy => self.copy(task),
                 Verdict::Wait(wait) => bio = wait.copier.park(wait.chunk, bio)?,
             }
         }
@@ -223,9 +225,10 @@ impl OriginSet {
     /// a copier cannot begin more before others have settled.
     pub(crate) fn prepare(&self, start: u64, sectors: u64) -> bool {
         loop {
-            match self.survey(start, sectors) {
+            let mut task = None;
+            match self.survey(start, sectors, &mut task) {
                 Verdict::Clear => return true,
-                Verdict::Copy(task) => self.copy(task),
+                Verdict::Copy => self.copy(task),
                 Verdict::Wait(wait) => return !wait.no_slot,
             }
         }
@@ -251,9 +254,10 @@ impl OriginSet {
     /// whoever makes it do so calls [`Self::nudge`].
     pub(crate) fn secure(&self, start: u64, sectors: u64, stop: impl Fn() -> bool) -> bool {
         loop {
-            match self.survey(start, sectors) {
+            let mut task = None;
+            match self.survey(start, sectors, &mut task) {
                 Verdict::Clear => return true,
-                Verdict::Copy(task) => self.copy(task),
+                Verdict::Copy => self.copy(task),
                 Verdict::Wait(_) if stop() => return false,
                 Verdict::Wait(wait) => wait.copier.wait_for(wait.chunk, &stop),
             }
@@ -263,7 +267,12 @@ impl OriginSet {
     /// Makes everybody look again at what they wait for.
     pub(crate) fn nudge(&self) {
         let members = self.members.lock();
-        members.copiers.iter().for_each(Copier::kick);
+        for copier in members.copiers.iter() {
+            Copier::kick(copier);
+            if let Some(overlay) = copier.overlay() {
+                overlay.changed.wake();
+            }
+        }
     }
 
     /// The device of an outlet is about to be suspended: none of its writes may wait for space any
@@ -311,13 +320,15 @@ impl OriginSet {
     }
 
     /// Sends a copy on its way. May sleep for memory.
-    pub(crate) fn copy(&self, task: CopyTask) {
-        self.kcopyd.copy(self.tasks.take(task));
+    pub(crate) fn copy(&self, task: Option<CopyTask>) {
+        if let Some(task) = task {
+            self.copies.copy(self.tasks.take(task));
+        }
     }
 
-    /// The kcopyd client, for merges.
-    pub(crate) fn kcopyd(&self) -> &Kcopyd {
-        &self.kcopyd
+    /// The client for copies, for merges and discards.
+    pub(crate) fn copies(&self) -> &CopyClient {
+        &self.copies
     }
 
     /// Adds a copier; it takes part once it is active.
@@ -410,12 +421,12 @@ impl OriginSet {
         members.merges.iter().any(|merge| merge.cow_number() == cow)
     }
 
-    fn survey(&self, start: u64, sectors: u64) -> Verdict {
+    /// Asks all copiers about a range. What is to be copied goes to `task`, which is large.
+    fn survey(&self, start: u64, sectors: u64, task: &mut Option<CopyTask>) -> Verdict {
         let members = self.members.lock();
-        let mut task: Option<CopyTask> = None;
         let mut wait = None;
         for copier in members.copiers.iter() {
-            if let Some(task) = &mut task {
+            if let Some(task) = task {
                 if !task.is_full() {
                     copier.join_copy(task);
                 }
@@ -424,7 +435,7 @@ impl OriginSet {
             match copier.standing(start, sectors) {
                 Standing::Stable => {}
                 Standing::Copying(run, size) => {
-                    task = Some(CopyTask::new(copier.clone(), run, size));
+                    *task = Some(CopyTask::new(copier.clone(), run, size));
                 }
                 Standing::Unstable(chunk) if wait.is_none() => {
                     wait = Some(Wait::new(copier, chunk, false));
@@ -433,10 +444,10 @@ impl OriginSet {
                 Standing::NoSlot(chunk) => wait = Some(Wait::new(copier, chunk, true)),
             }
         }
-        match (task, wait) {
-            (Some(task), _) => Verdict::Copy(task),
-            (None, Some(wait)) => Verdict::Wait(wait),
-            (None, None) => Verdict::Clear,
+        match wait {
+            _ if task.is_some() => Verdict::Copy,
+            Some(wait) => Verdict::Wait(wait),
+            None => Verdict::Clear,
         }
     }
 }
@@ -473,6 +484,7 @@ impl Leg {
 
 /// Copies a run of chunks from the origin to the COW devices of up to eight copiers.
 pub(crate) struct CopyTask {
+    flight: Flight,
     size: ChunkSize,
     origin: u64,
     chunks: u64,
@@ -484,6 +496,7 @@ impl CopyTask {
     /// A copy for one copier, whose table has slots for the run.
     pub(crate) fn new(copier: Arc<Copier>, run: Run, size: ChunkSize) -> Self {
         Self {
+            flight: Flight::new(),
             size,
             origin: run.origin,
             chunks: run.len,
@@ -542,6 +555,10 @@ impl CopyJob for CopyTask {
             sector: self.size.sector_of(leg.cow),
             sectors: self.sectors(),
         })
+    }
+
+    fn flight(&mut self) -> &mut Flight {
+        &mut self.flight
     }
 
     fn done(job: PoolBox<Self>, outcome: Outcome) {

@@ -32,6 +32,7 @@ use crate::holey_core::epoch::Ticket;
 use crate::holey_core::format::ChunkSize;
 use crate::holey_core::format::Exception;
 use crate::holey_core::format::Layout;
+use crate::holey_core::gather::Gather;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::Index;
 use crate::holey_core::index::IndexWriter;
@@ -142,6 +143,7 @@ pub(crate) struct State {
     pub(crate) condition: Condition,
     /// Exceptions up to this ticket are to be committed now.
     pub(crate) wanted: u64,
+    pub(crate) gather: Gather,
     /// Wait for their ticket to be durable, in the order of tickets.
     pub(crate) flushes: Bios,
     /// Wait for a slot, for space, or for the header to say that the store is invalid.
@@ -168,14 +170,24 @@ impl State {
     /// Whether the worker has something to do at once.
     pub(crate) fn has_urgent_work(&self) -> bool {
         let blocked = !self.blocked.writes.is_empty() || !self.blocked.origin.is_empty();
-        let ready = self.pending.ready_len() != 0;
-        let soon = self.hurry || self.starving.is_some() || self.wanted > self.pending.durable();
         !self.late.is_empty()
             || !self.send.is_empty()
             || self.condition == Condition::Invalidating
             || self.can_dismiss()
             || blocked && self.can_unblock()
-            || ready && soon
+            || self.is_commit_due() && self.is_gathered()
+    }
+
+    /// Whether what is ready is to be committed, now or when what is being filled is ready, too.
+    pub(crate) fn is_commit_due(&self) -> bool {
+        let soon = self.hurry || self.starving.is_some() || self.wanted > self.pending.durable();
+        self.pending.ready_len() != 0 && soon
+    }
+
+    /// Whether a commit that is due has nothing to wait for.
+    pub(crate) fn is_gathered(&self) -> bool {
+        let (ready, filling) = (self.pending.ready_len(), self.pending.filling_len());
+        self.hurry || self.gather.is_over(ready, filling)
     }
 
     /// Whether writes to the snapshot have to end, as they cannot wait for space any longer.
@@ -259,7 +271,10 @@ pub(crate) struct Overlay {
     pub(crate) index: Index<Arena>,
     /// Readers of the origin.
     pub(crate) readers: Epochs,
-    /// Woken whenever somebody may wait for a change of `state` or `readers`.
+    /// Where the worker waits for something to do.
+    #[pin]
+    pub(crate) called: WaitQueue,
+    /// Woken whenever somebody else may wait for a change of `state` or `readers`.
     #[pin]
     pub(crate) changed: WaitQueue,
     #[pin]
@@ -294,6 +309,7 @@ impl Overlay {
             alloc: new_allocator(layout)?,
             condition: Condition::Valid,
             wanted: 0,
+            gather: Gather::new(),
             flushes: Bios::default(),
             blocked: Waiters::default(),
             overflowed: false,
@@ -313,6 +329,7 @@ impl Overlay {
                 layout,
                 index: Index::new(Arena::new(origin_chunks)?),
                 readers: Epochs::new(),
+                called <- new_wait_queue!(c"holey_called"),
                 changed <- new_wait_queue!(c"holey_overlay"),
                 state <- new_irq_lock!(state, c"holey_overlay"),
                 worker <- new_mutex!((), "holey_worker"),
@@ -381,6 +398,9 @@ impl Overlay {
     /// Whether all chunks of `first..=last` have exceptions and all exceptions are stable. Takes
     /// no lock; false means that a look under the lock is needed.
     pub(crate) fn all_stable(&self, first: u64, last: u64) -> bool {
+        if self.young.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
         let mut chunk = first;
         while chunk <= last {
             match self.lookup(chunk) {

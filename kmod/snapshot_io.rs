@@ -162,7 +162,7 @@ impl Copier {
             bio,
             _pass: this.enter(),
         };
-        this.origin.kcopyd().zero(this.zeroings.take(task));
+        this.origin.copies().zero(this.zeroings.take(task));
         held
     }
 
@@ -211,7 +211,7 @@ impl Copier {
                     Self::kick(this);
                 }
                 drop(state);
-                this.carry_on(task);
+                this.origin.copy(task);
                 held
             }
         }
@@ -238,7 +238,7 @@ impl Copier {
             other => {
                 let task = this.keep(overlay, &mut state, other, bio);
                 drop(state);
-                this.carry_on(task);
+                this.origin.copy(task);
             }
         }
     }
@@ -298,12 +298,6 @@ impl Copier {
             slot.waiters.writes.push(bio);
         }
         task
-    }
-
-    fn carry_on(&self, task: Option<CopyTask>) {
-        if let Some(task) = task {
-            self.origin.copy(task);
-        }
     }
 
     /// Handles a bio that has ended. Atomic context.

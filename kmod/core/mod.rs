@@ -21,6 +21,7 @@ pub mod alloc;
 pub mod area;
 pub mod epoch;
 pub mod format;
+pub mod gather;
 pub mod index;
 pub mod merge;
 pub mod pending;

@@ -170,6 +170,12 @@ where
         self.issued.saturating_sub(self.taken)
     }
 
+    /// Exceptions whose COW chunk is being filled.
+    pub fn filling_len(&self) -> u64 {
+        let complete = self.issued.saturating_sub(self.durable);
+        (self.used as u64).saturating_sub(complete)
+    }
+
     /// Whether a commit is under way.
     pub fn is_committing(&self) -> bool {
         self.committing.head != NIL

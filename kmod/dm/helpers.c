@@ -23,6 +23,16 @@ unsigned int dm_rs_bdev_logical_block_size(struct block_device *bdev)
 	return bdev_logical_block_size(bdev);
 }
 
+struct bio *dm_rs_bio_alloc_noio(struct block_device *bdev, unsigned short vecs, blk_opf_t opf, struct bio_set *bs)
+{
+	return bio_alloc_bioset(bdev, vecs, opf, GFP_NOIO, bs);
+}
+
+struct page *dm_rs_alloc_page(bool wait)
+{
+	return alloc_page(wait ? GFP_KERNEL : GFP_NOWAIT | __GFP_NOWARN);
+}
+
 mempool_t *dm_rs_mempool_create_kmalloc_pool(int min_nr, size_t size)
 {
 	return mempool_create_kmalloc_pool(min_nr, size);

@@ -11,6 +11,10 @@ void dm_rs_bio_set_dev(struct bio *bio, struct block_device *bdev);
 sector_t dm_rs_bdev_nr_sectors(struct block_device *bdev);
 unsigned int dm_rs_bdev_logical_block_size(struct block_device *bdev);
 
+struct bio *dm_rs_bio_alloc_noio(struct block_device *bdev, unsigned short vecs, blk_opf_t opf, struct bio_set *bs);
+
+struct page *dm_rs_alloc_page(bool wait);
+
 mempool_t *dm_rs_mempool_create_kmalloc_pool(int min_nr, size_t size);
 void *dm_rs_mempool_alloc_noio(mempool_t *pool);
 

@@ -5,6 +5,7 @@
 //! C header: [`include/linux/dm-kcopyd.h`](srctree/include/linux/dm-kcopyd.h)
 
 use super::bindings;
+use super::copy::Flight;
 use super::device::Region;
 use super::pool::PoolBox;
 use core::ptr;
@@ -30,6 +31,14 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Whether the read failed, and which writes did, a bit each.
+    pub(super) fn new(read_failed: bool, write_failed: c_ulong) -> Self {
+        Self {
+            read_failed,
+            write_failed,
+        }
+    }
+
     /// Whether destination `n` has the data.
     pub(crate) fn succeeded(&self, n: usize) -> bool {
         !self.read_failed && n < MAX_DESTINATIONS && self.write_failed & (1 << n) == 0
@@ -46,8 +55,11 @@ pub(crate) trait CopyJob: Send + Sized {
     /// Destination `n`; the first `None` ends the list. All have the source's length.
     fn destination(&self, n: usize) -> Option<Region<'_>>;
 
-    /// Called when all is written or has failed, in a thread of kcopyd. It may sleep for memory,
-    /// but holds up other copies of the same client while it does.
+    /// What a small copy needs besides.
+    fn flight(&mut self) -> &mut Flight;
+
+    /// Called when all is written or has failed, in a thread of the client. It may sleep for
+    /// memory, but holds up other copies of the same client while it does.
     fn done(job: PoolBox<Self>, outcome: Outcome);
 }
 
@@ -68,6 +80,11 @@ pub(crate) trait ZeroJob: Send + Sized {
 #[derive(Clone, Copy)]
 pub(crate) struct Throttle(NonNull<bindings::dm_kcopyd_throttle>);
 
+// SAFETY: The throttle has a lock of its own; its setting is a number that may change at any time.
+unsafe impl Send for Throttle {}
+// SAFETY: As above.
+unsafe impl Sync for Throttle {}
+
 impl Throttle {
     /// Wraps a throttle that C has.
     ///
@@ -77,6 +94,13 @@ impl Throttle {
     pub(crate) const unsafe fn from_raw(throttle: NonNull<bindings::dm_kcopyd_throttle>) -> Self {
         // INVARIANT: The caller promises it.
         Self(throttle)
+    }
+
+    /// Whether it allows less than all of the time.
+    pub(super) fn is_on(self) -> bool {
+        // SAFETY: By the type invariant the pointer is valid; the number may be changed at any
+        // time, by whoever writes the module's parameter.
+        unsafe { ptr::addr_of!((*self.0.as_ptr()).throttle).read_volatile() < 100 }
     }
 }
 
@@ -173,11 +197,7 @@ unsafe extern "C" fn done_callback<J: CopyJob>(
 ) {
     // SAFETY: By the contract of this function.
     let job = unsafe { PoolBox::<J>::from_raw(context) };
-    let outcome = Outcome {
-        read_failed: read_failed != 0,
-        write_failed,
-    };
-    J::done(job, outcome);
+    J::done(job, Outcome::new(read_failed != 0, write_failed));
 }
 
 /// # Safety

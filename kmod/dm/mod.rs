@@ -14,7 +14,7 @@
 //! | [`Setup`] | `struct dm_target` while the constructor runs |
 //! | [`Device`] | `struct dm_dev`, as a counted reference |
 //! | [`Bio`], [`NewBio`], [`EndedBio`], [`BioList`] | `struct bio`, owned by who has to finish it |
-//! | [`Kcopyd`], [`CopyJob`] | a `dm-kcopyd` client and its callback |
+//! | [`CopyClient`], [`CopyJob`], [`ZeroJob`] | copies between devices, by bios or by `dm-kcopyd` |
 //! | [`IoClient`] | a `dm-io` client, synchronous |
 //! | [`MemPool`], [`PoolBox`] | `mempool_t` and an element of it |
 //! | [`IrqLock`], [`WaitQueue`], [`Gate`], [`WorkQueue`] | what has no other wrapper |
@@ -29,6 +29,7 @@
 mod args;
 mod bindings;
 mod bio;
+mod copy;
 mod device;
 mod flags;
 mod io;
@@ -47,6 +48,8 @@ pub(crate) use self::bio::BioList;
 pub(crate) use self::bio::EndedBio;
 pub(crate) use self::bio::Failure;
 pub(crate) use self::bio::NewBio;
+pub(crate) use self::copy::CopyClient;
+pub(crate) use self::copy::Flight;
 pub(crate) use self::device::Access;
 pub(crate) use self::device::Device;
 pub(crate) use self::device::DeviceNumber;
@@ -55,7 +58,6 @@ pub(crate) use self::io::Durability;
 pub(crate) use self::io::IoBuffer;
 pub(crate) use self::io::IoClient;
 pub(crate) use self::kcopyd::CopyJob;
-pub(crate) use self::kcopyd::Kcopyd;
 pub(crate) use self::kcopyd::Outcome;
 pub(crate) use self::kcopyd::Throttle;
 pub(crate) use self::kcopyd::ZeroJob;

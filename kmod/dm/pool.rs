@@ -9,6 +9,7 @@ use core::marker::PhantomData;
 use core::mem::size_of;
 use core::ops::Deref;
 use core::ops::DerefMut;
+use core::ptr;
 use core::ptr::NonNull;
 use kernel::bindings::mempool_t;
 use kernel::ffi::c_int;
@@ -113,6 +114,17 @@ impl<T> PoolBox<T> {
         value
     }
 
+    /// Looks at what was given away.
+    ///
+    /// # Safety
+    ///
+    /// `raw` comes from [`Self::into_raw`] of the same `T` and has not been taken back; nobody
+    /// changes the value while it is looked at.
+    pub(super) unsafe fn peek<'a>(raw: *mut kernel::ffi::c_void) -> &'a T {
+        // SAFETY: By the contract of this function the element is initialised.
+        unsafe { &(*raw.cast::<Element<T>>()).value }
+    }
+
     /// Takes a box back.
     ///
     /// # Safety
@@ -145,11 +157,13 @@ impl<T> DerefMut for PoolBox<T> {
 
 impl<T> Drop for PoolBox<T> {
     fn drop(&mut self) {
+        let element = self.element.as_ptr();
         // SAFETY: By the type invariant the element is initialised and ours; it is not used again.
-        let Element { value, pool } = unsafe { self.element.read() };
-        // SAFETY: The element came from this pool and its content was moved out.
-        unsafe { bindings::mempool_free(self.element.as_ptr().cast(), pool.pool.as_ptr().cast()) };
-        drop(value);
-        drop(pool);
+        let pool = unsafe {
+            ptr::drop_in_place(&raw mut (*element).value);
+            (&raw const (*element).pool).read()
+        };
+        // SAFETY: The element came from this pool and has no content any more.
+        unsafe { bindings::mempool_free(element.cast(), pool.pool.as_ptr().cast()) };
     }
 }
