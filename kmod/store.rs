@@ -19,7 +19,10 @@ use crate::holey_core::format::UsedMap;
 use crate::holey_core::format::HEADER_LEN;
 use crate::holey_core::format::MAX_COW_CHUNKS;
 use crate::holey_core::format::SECTOR_SIZE;
+use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
+use crate::holey_core::index::Run;
+use crate::holey_core::sort::sort_by_origin;
 use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
 use crate::overlay::Condition;
@@ -31,6 +34,13 @@ use kernel::sync::Arc;
 
 /// Chunk size of a new store whose table line leaves it open, in sectors (16 KiB, as stock).
 const DEFAULT_CHUNK_SECTORS: u32 = 32;
+
+/// Entries that are sorted at a time when a list is loaded: 32 MiB of memory.
+const SORTED_ENTRIES: usize = 1 << 20;
+/// Bytes of areas that are read at a time,
+const READ_AHEAD: usize = 1 << 20;
+/// and how many areas at most.
+const MOST_READS: usize = 64;
 
 /// Why a store cannot be opened.
 pub(crate) enum StoreError {
@@ -258,32 +268,38 @@ fn load(io: &IoClient, cow: &Device, overlay: &Overlay, bounds: Bounds) -> Resul
         usize::try_from(UsedMap::words_for(bounds.cow_chunks)).map_err(|_| StoreError::Memory)?;
     let mut words = KVVec::from_elem(0, words, GFP_KERNEL)?;
     let mut used = UsedMap::new(&mut words);
-    let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;
+    let mut areas = AreaReader::new(overlay, bounds)?;
+    let mut entries = KVVec::new();
     let mut highest = 0;
     let mut area = 0;
-    loop {
+    let content = loop {
         if area >= overlay.layout.areas_within(bounds.cow_chunks) {
             return Err(FormatError::NoEnd(area).into());
         }
-        read_area(io, cow, overlay, area, &mut buffer)?;
+        let content = areas.get(io, cow, overlay, area)?;
         let mut slot = 0;
-        while let Some(entry) = entry_at(&buffer, slot) {
+        while let Some(entry) = entry_at(content, slot) {
             overlay.layout.check(entry, bounds)?;
             if !used.claim(entry.cow) {
                 return Err(FormatError::CowTwice(entry).into());
             }
-            add(overlay, entry)?;
+            entries.push(entry, GFP_KERNEL)?;
             highest = highest.max(entry.cow);
             slot += 1;
         }
         if (slot as u64) < overlay.layout.entries() {
-            break;
+            break content;
+        }
+        if entries.len() >= SORTED_ENTRIES {
+            add_all(overlay, &mut entries)?;
         }
         area += 1;
-    }
+    };
     let mut metadata = overlay.area.lock();
-    metadata.image.load(area, &buffer, usize::MAX);
+    metadata.image.load(area, content, usize::MAX);
     let listed = metadata.image.listed();
+    drop(metadata);
+    add_all(overlay, &mut entries)?;
     overlay.note_area(area);
     // Looking for holes may take long: not under the lock.
     let mut alloc = overlay.new_allocator()?;
@@ -293,20 +309,113 @@ fn load(io: &IoClient, cow: &Device, overlay: &Overlay, bounds: Bounds) -> Resul
     Ok(())
 }
 
-fn add(overlay: &Overlay, entry: Exception) -> Result<(), StoreError> {
+/// Reads areas one after the other, more and more at a time.
+struct AreaReader {
+    buffer: IoBuffer,
+    /// Bytes of an area.
+    len: usize,
+    /// The areas in the buffer.
+    first: u64,
+    count: usize,
+    /// Those that could not be read, a bit each.
+    failed: u64,
+    /// Areas on the device.
+    end: u64,
+}
+
+impl AreaReader {
+    fn new(overlay: &Overlay, bounds: Bounds) -> Result<Self, StoreError> {
+        let len = overlay.chunk().bytes();
+        let end = overlay.layout.areas_within(bounds.cow_chunks);
+        let most = (READ_AHEAD / len.max(1)).clamp(1, MOST_READS);
+        let most = most.min(usize::try_from(end).unwrap_or(most)).max(1);
+        Ok(Self {
+            buffer: IoBuffer::new(len.saturating_mul(most))?,
+            len,
+            first: 0,
+            count: 0,
+            failed: 0,
+            end,
+        })
+    }
+
+    /// The content of an area: the one after the last one that was asked for.
+    fn get(&mut self, io: &IoClient, cow: &Device, overlay: &Overlay, area: u64) -> Result<&[u8]> {
+        if area >= self.first.saturating_add(self.count as u64) || self.count == 0 {
+            let most = self.buffer.len() / self.len.max(1);
+            let left = usize::try_from(self.end.saturating_sub(area)).unwrap_or(most);
+            self.count = (self.count * 2).clamp(1, most).min(left.max(1));
+            self.first = area;
+            let sector = |n| {
+                let area = area.saturating_add(n as u64);
+                overlay.chunk().sector_of(overlay.layout.area_chunk(area))
+            };
+            self.failed = io.read_many(cow, sector, &mut self.buffer, self.len, self.count)?;
+        }
+        let at = usize::try_from(area.saturating_sub(self.first))?;
+        if self.failed & (1 << at) != 0 {
+            return Err(EIO);
+        }
+        let start = at.saturating_mul(self.len);
+        let content = self.buffer.get(start..start.saturating_add(self.len));
+        content.ok_or(EINVAL)
+    }
+}
+
+/// Adds entries to the index, in the order of the origin, in which that is quickest.
+fn add_all(overlay: &Overlay, entries: &mut KVVec<Exception>) -> Result<(), StoreError> {
+    let nothing = Exception { origin: 0, cow: 0 };
+    let mut scratch = KVVec::from_elem(nothing, entries.len(), GFP_KERNEL)?;
+    sort_by_origin(entries, &mut scratch);
+    drop(scratch);
+    let mut run: Option<Run> = None;
+    for entry in entries.iter() {
+        let next = Run::from(*entry);
+        match &mut run {
+            Some(run) if run.end() > next.origin => {
+                return Err(FormatError::OriginTwice(*entry).into())
+            }
+            Some(run) if run.len < Run::MAX_LEN && run.continues_with(next) => run.len += 1,
+            _ => {
+                if let Some(run) = run.replace(next) {
+                    add(overlay, run)?;
+                }
+            }
+        }
+    }
+    if let Some(run) = run {
+        add(overlay, run)?;
+    }
+    entries.clear();
+    Ok(())
+}
+
+fn add(overlay: &Overlay, run: Run) -> Result<(), StoreError> {
     loop {
         let mut state = overlay.state.lock();
-        match overlay.index.insert(&mut state.writer, entry) {
+        match overlay.index.insert_run(&mut state.writer, run) {
             Ok(()) => {
                 overlay.note(&state);
                 return Ok(());
             }
             Err(IndexError::NeedNodes) => {}
-            Err(IndexError::Exists) => return Err(FormatError::OriginTwice(entry).into()),
+            Err(IndexError::Exists) => {
+                return Err(FormatError::OriginTwice(twice(overlay, run)).into())
+            }
             Err(_) => return Err(StoreError::Index),
         }
         drop(state);
         overlay.add_nodes()?;
+    }
+}
+
+/// The first entry of a run whose chunk is mapped.
+fn twice(overlay: &Overlay, run: Run) -> Exception {
+    let mapped = |n: &u64| matches!(overlay.lookup(run.origin + n), Some(Extent::Mapped { .. }));
+    let n = (0..run.len).find(mapped).unwrap_or(0);
+    Exception {
+        origin: run.origin + n,
+        cow: run.cow + n,
     }
 }
 

@@ -25,4 +25,5 @@ pub mod gather;
 pub mod index;
 pub mod merge;
 pub mod pending;
+pub mod sort;
 pub mod table;
