@@ -122,12 +122,12 @@ asked() { jq -r ".jobs[0] | $1" "$WORK/job"; }
 
 # iops DEVICE RW SIZE [OPTION...]
 iops() {
-    job "$@"
+    job "$@" --gtod_reduce=1
     asked '(.read.total_ios + .write.total_ios) * 1000 / ([.read.runtime, .write.runtime] | max)'
 }
 
 # bandwidth DEVICE RW SIZE [OPTION...], in MiB/s
 bandwidth() {
-    job "$@"
+    job "$@" --gtod_reduce=1
     asked '(.read.io_bytes + .write.io_bytes) * 1000 / 1048576 / ([.read.runtime, .write.runtime] | max)'
 }

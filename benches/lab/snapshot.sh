@@ -5,32 +5,64 @@
 # The first 64 MiB of the origin are written through the snapshot; reads of unchanged chunks go behind them.
 changed=(64M) unchanged=(64M --offset=64M)
 
-# One snapshot: written for the first time, again, and read.
-g_snapshot() {
+# Written for the first time.
+g_first() {
     disk origin 256
     disk cow 288 72
-    each raw linear plain_io
-    both snapshot_io
+    each raw linear plain_first
+    both snapshot_first
 }
 
-plain_io() {
-    local device=$D/origin
-    [ "$1" = raw ] || linear plain $D/origin && [ "$1" = raw ] || device=$D/plain
-    emit snapshot-write-first "$1" IOPS "$(iops "$device" randwrite "${changed[@]}")"
-    emit snapshot-write-again "$1" IOPS "$(iops "$device" randwrite "${changed[@]}" --randseed=7)"
-    emit snapshot-read-changed "$1" IOPS "$(iops "$device" randread "${changed[@]}")"
-    emit snapshot-read-unchanged "$1" IOPS "$(iops "$device" randread "${unchanged[@]}")"
-    [ "$1" = raw ] || remove plain
+plain_first() {
+    plain "$1"
+    emit write-first "$1" IOPS "$(iops "$device" randwrite "${changed[@]}")"
+    plain_end "$1"
 }
 
-snapshot_io() {
+snapshot_first() {
     snapshot snap $D/origin $D/cow
-    emit snapshot-write-first "$1" IOPS "$(iops $D/snap randwrite "${changed[@]}")"
-    emit snapshot-write-again "$1" IOPS "$(iops $D/snap randwrite "${changed[@]}" --randseed=7)"
-    emit snapshot-read-changed "$1" IOPS "$(iops $D/snap randread "${changed[@]}")"
-    emit snapshot-read-unchanged "$1" IOPS "$(iops $D/snap randread "${unchanged[@]}")"
+    emit write-first "$1" IOPS "$(iops $D/snap randwrite "${changed[@]}")"
     remove snap
 }
+
+# Written again, and read.
+g_again() {
+    disk origin 256
+    disk cow 288 72
+    each raw linear plain_again
+    both snapshot_again
+}
+
+plain_again() {
+    plain "$1"
+    again "$1" "$device"
+    plain_end "$1"
+}
+
+snapshot_again() {
+    snapshot snap $D/origin $D/cow
+    job $D/snap randwrite "${changed[@]}" --end_fsync=1
+    again "$1" $D/snap
+    remove snap
+}
+
+# again SUBJECT DEVICE: in another order than that of the first writes
+again() {
+    emit write-again "$1" IOPS "$(iops "$2" randwrite "${changed[@]}" --randseed=7)"
+    emit read-changed "$1" IOPS "$(iops "$2" randread "${changed[@]}" --randseed=8)"
+    emit read-unchanged "$1" IOPS "$(iops "$2" randread "${unchanged[@]}")"
+}
+
+# plain SUBJECT: sets $device to the disk, or to a linear device on it
+plain() {
+    device=$D/origin
+    if [ "$1" = linear ]; then
+        linear plain $D/origin
+        device=$D/plain
+    fi
+}
+
+plain_end() { [ "$1" != linear ] || remove plain; }
 
 # Writes for the first time, with an fsync after every 64.
 g_fsync() {
@@ -40,11 +72,11 @@ g_fsync() {
     both snapshot_fsync
 }
 
-plain_fsync() { emit snapshot-write-fsync "$1" IOPS "$(iops $D/origin randwrite 32M --fsync=64)"; }
+plain_fsync() { emit write-fsync "$1" IOPS "$(iops $D/origin randwrite 32M --fsync=64)"; }
 
 snapshot_fsync() {
     snapshot snap $D/origin $D/cow
-    emit snapshot-write-fsync "$1" IOPS "$(iops $D/snap randwrite 32M --fsync=64)"
+    emit write-fsync "$1" IOPS "$(iops $D/snap randwrite 32M --fsync=64)"
     remove snap
 }
 

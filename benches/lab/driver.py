@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs the benchmarks in virtual machines, one a profile, and judges what they say. Started by scripts/bench."""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import results
+import rows
+
+TOP = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+RECORDED = TOP / "benches/recorded.json"
+# Seconds of real time that one group of benchmarks may take on a machine that has other things to do.
+GROUP_SECONDS = 600
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Benchmarks in virtual time: dmholey beside dm-snapshot and others, on modelled disks.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="the smaller set, held against benches/recorded.json")
+    add("--record", action="store_true", help="write what is measured to benches/recorded.json")
+    add("--only", action="append", default=[], metavar="TEXT", help="benchmarks with this in their name")
+    add("--profile", action="append", default=[], choices=rows.PROFILES, help="only on this disk")
+    add("--subject", action="append", default=[], metavar="NAME", help="measure only stock, holey, raw, linear, ...")
+    add("--scale", type=int, default=0, metavar="N", help="so many times the data of the quick set")
+    add("--module", metavar="FILE", help="a module instead of that of this checkout")
+    add("--kernel", default=os.environ.get("KERNEL") or "default", help="see scripts/setup --help")
+    add("--output", type=Path, default=TOP / "target/bench/results.json", metavar="FILE")
+    add("--list", action="store_true", help="tell what there is")
+    return parser.parse_args(argv)
+
+
+def say(text):
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+class Boot:
+    """One virtual machine, which measures some rows on one profile."""
+
+    def __init__(self, options, profile, wanted):
+        self.options, self.profile, self.rows = options, profile, wanted
+        self.groups = list(dict.fromkeys(row.group for row in wanted))
+        self.figures = {}
+        self.failed = []
+
+    def command(self):
+        options = self.options
+        scale = options.scale or (1 if options.quick else 2)
+        module = ["--module", options.module] if options.module else []
+        return [
+            *(TOP / "scripts/vm/run", "--kernel", options.kernel, "--icount", "--mem", "4G", *module),
+            *("--timeout", GROUP_SECONDS * len(self.groups), "--env", "LC_ALL=C", "--no-checkout", "--share", f"{HERE}:ro"),
+            *("--tool", TOP / "target/debug/holey-lab", "--append", "log_buf_len=4M"),
+            *("--", "bash", HERE / "guest.sh", self.profile, " ".join(options.subject), scale, *self.groups),
+        ]
+
+    def run(self):
+        begun, used = time.monotonic(), processor_seconds()
+        vm = subprocess.Popen([str(word) for word in self.command()], stdout=subprocess.PIPE, text=True, errors="replace")
+        for line in vm.stdout:
+            self.hear(line)
+        status = vm.wait()
+        if status:
+            say(f"the virtual machine of {self.profile} ended with status {status}")
+            self.failed.append(f"{self.profile}: status {status}")
+        say(f"{self.profile}: {time.monotonic() - begun:.0f} s, {processor_seconds() - used:.0f} s of them on a processor")
+
+    def hear(self, line):
+        try:
+            said = json.loads(line)
+        except ValueError:
+            print(line, end="", file=sys.stderr)
+            return
+        if "bench" in said:
+            self.figures[said["bench"], said["subject"]] = said["value"]
+            print(f"{self.profile:9} {said['bench']:28} {said['subject']:12} {said['value']:14,.2f} {said['unit']}", flush=True)
+        elif "failed" in said:
+            self.failed.append(f"{self.profile}: {said['failed']}")
+
+
+def processor_seconds():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure(options):
+    """All results, and what went wrong."""
+    found, wrong = [], []
+    for profile, wanted in rows.chosen(options.quick, options.only, options.profile).items():
+        boot = Boot(options, profile, wanted)
+        boot.run()
+        wrong += boot.failed
+        wrong += [f"{profile}: no figure for {what}" for what in results.missing(wanted, options.subject, boot.figures)]
+        found += results.pairs(wanted, profile, boot.figures)
+    return found, wrong
+
+
+def show(found):
+    """Ours and stock's beside what they are held against."""
+    print(f"\n{'profile':9} {'bench':28} {'subject':12} {'peer':12} {'subject':>14} {'peer':>14} {'ratio':>8}")
+    for result in found:
+        values = f"{result['subject_value']:14,.2f} {result['peer_value']:14,.2f} {result['ratio']:8.2f}"
+        print(f"{result['profile']:9} {result['bench']:28} {result['subject']:12} {result['peer']:12} {values}")
+
+
+def main():
+    options = parse(sys.argv[1:])
+    if options.list:
+        for row in rows.ROWS:
+            print(f"{row.bench:28} {row.title} ({row.unit}); {', '.join(row.profiles)}")
+        return 0
+    found, wrong = measure(options)
+    if not found and not wrong:
+        sys.exit("bench: nothing has that in its name on that profile (--list tells the names)")
+    show(found)
+    results.save(options.output, found)
+    recorded = results.load(RECORDED)
+    if options.record and not wrong:
+        results.save(RECORDED, dict(sorted({**recorded, **results.recordable(found)}.items())))
+    elif options.quick:
+        wrong += results.fallen(found, recorded)
+    for what in wrong:
+        print(f"FAIL  {what}")
+    return 1 if wrong else 0
+
+
+sys.exit(main())

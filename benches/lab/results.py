@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From figures to ratios, and what was recorded of them."""
+
+import json
+
+# How far a ratio may fall below the recorded one.
+TOLERANCE = 0.05
+
+
+def pairs(rows, profile, figures):
+    """The results of one profile; `figures` is {(bench, subject): value}. Raises LookupError for what is missing."""
+    for row in rows:
+        for subject, peer in row.pairs:
+            ours, theirs = value_of(row, subject, figures), value_of(row, peer, figures)
+            if ours is None or theirs is None:
+                continue
+            yield {
+                "bench": row.bench,
+                "profile": profile,
+                "subject": subject,
+                "peer": peer,
+                "unit": row.unit,
+                "subject_value": ours,
+                "peer_value": theirs,
+                "ratio": round(ours / theirs if row.better == "higher" else theirs / ours, 4),
+                "better": row.better,
+            }
+
+
+def value_of(row, subject, figures):
+    value = figures.get((row.bench, subject))
+    if value is None:
+        return None
+    if row.minus:
+        # Less than one instruction more than nothing is not measured by this.
+        value = max(value - figures[row.bench, row.minus], 1.0)
+    return round(value, 6)
+
+
+def missing(rows, subjects, figures):
+    """What of the rows has no figure, though its subject was wanted."""
+    for row in rows:
+        names = {name for pair in row.pairs for name in pair} | ({row.minus} if row.minus else set())
+        for name in sorted(names):
+            wanted = not subjects or name.split("-")[0] in subjects
+            if wanted and (row.bench, name) not in figures:
+                yield f"{row.bench} of {name}"
+
+
+def key(result):
+    return "{profile} {bench} {subject}/{peer}".format(**result)
+
+
+def recordable(results):
+    """The ratios that are kept from falling: ours to whatever they are compared with."""
+    return {key(result): result["ratio"] for result in results if result["subject"].startswith("holey")}
+
+
+def fallen(results, recorded):
+    """Sentences about ratios that are lower than they were."""
+    for name, ratio in recordable(results).items():
+        before = recorded.get(name)
+        if before is None:
+            yield f"{name}: {ratio}, and nothing is recorded to hold it against (--record)"
+        elif ratio < before * (1 - TOLERANCE):
+            yield f"{name}: {ratio}, recorded is {before}"
+
+
+def load(path):
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def save(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
