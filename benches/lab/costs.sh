@@ -6,8 +6,8 @@
 million=1000000
 
 million_disks() {
-    disk wide $((16 * 1024)) 0
-    disk store 4096 0
+    disk wide 0 $((16 * 1024))
+    disk store 0 4096
     wide=$(size $D/wide)
     # So that every block of the metadata has been written once.
     million_store scattered
@@ -19,44 +19,33 @@ million_store() {
     holey-lab store $D/store --origin $((wide / 8)) --pattern "$1" --exceptions $exceptions
 }
 
-# Loading and resuming a snapshot whose store has a million exceptions.
-g_activate() {
+# A snapshot whose store has a million exceptions: how long it takes to load and resume, and how much memory of the
+# kernel it takes for each of them.
+g_million() {
     million_disks
     both activate
 }
 
 activate() {
-    local pattern
+    local pattern seconds before
     for pattern in scattered runs; do
         million_store $pattern
-        emit "activate-$pattern" "$1" s "$(holey-lab activate snap "0 $wide $SNAPSHOT $D/wide $D/store P 8")"
+        before=$(free_pages)
+        seconds=$(holey-lab activate snap "0 $wide $SNAPSHOT $D/wide $D/store P 8")
+        emit "activate-$pattern" "$1" s "$seconds"
+        emit "memory-$pattern" "$1" bytes "$(per_second $(((before - $(free_pages)) * 4096)) $million)"
         remove snap
     done
 }
 
-# Memory of the kernel that such a snapshot takes, for each exception.
-g_memory() {
-    million_disks
-    both memory
-}
-
-memory() {
-    local pattern before
-    for pattern in scattered runs; do
-        million_store $pattern
-        before=$(free_kib)
-        dmsetup create snap --table "0 $wide $SNAPSHOT $D/wide $D/store P 8"
-        emit "memory-$pattern" "$1" bytes "$(per_second $(((before - $(free_kib)) * 1024)) $million)"
-        remove snap
-    done
-}
-
-# What is free when all that can be dropped has been.
-free_kib() {
+# Pages that are free when all that can be dropped has been, those that the processor keeps at hand included.
+free_pages() {
+    local cache
     sync
     echo 3 >/proc/sys/vm/drop_caches
+    for cache in /sys/kernel/slab/*/shrink; do echo 1 >"$cache"; done
     sleep 0.2
-    awk '/^MemFree/ { print $2 }' /proc/meminfo
+    awk '$1 == "nr_free_pages" || $1 == "count:" { sum += $2 } END { print sum }' /proc/zoneinfo
 }
 
 # Instructions of a read, from the system call to its return: the disk answers at once, so that all of the time is the
@@ -65,7 +54,7 @@ g_instructions() {
     local name
     for name in fast-origin fast-cow; do
         [ -e /dev/$name ] || null_disk $name 96 irqmode=0
-        fill /dev/$name 90
+        fill $name 80
     done
     each linear plain_instructions
     both snapshot_instructions

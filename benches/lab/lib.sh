@@ -67,19 +67,26 @@ null_disk() {
     done
 }
 
-# disk NAME MIB [FILLED_MIB]: $D/NAME, unless it is there. So much of it has been written to (all of it if nothing is
-# said), so that nobody pays for the first use of its memory.
+declare -A filled=()
+
+# disk NAME MIB [SIZE_MIB]: $D/NAME, of which so much has been written to, so that nobody pays for the first use of its
+# memory. Only that takes memory.
 disk() {
     local sectors
-    [ ! -e "$D/$1" ] || return 0
-    null_disk "$1" "$2" irqmode=2 completion_nsec=$NANOSECONDS hw_queue_depth=$QUEUE cache_size=$CACHE
-    sectors=$(blockdev --getsz "/dev/$1")
-    dmsetup create "$1" --table "0 $sectors delay /dev/$1 0 0 /dev/$1 0 0 /dev/$1 0 $FLUSH_MS"
-    fill "/dev/$1" "${3:-$2}"
+    if [ ! -e "$D/$1" ]; then
+        null_disk "$1" "${3:-1024}" irqmode=2 completion_nsec=$NANOSECONDS hw_queue_depth=$QUEUE cache_size=$CACHE
+        sectors=$(blockdev --getsz "/dev/$1")
+        dmsetup create "$1" --table "0 $sectors delay /dev/$1 0 0 /dev/$1 0 0 /dev/$1 0 $FLUSH_MS"
+    fi
+    if [ "$2" -gt "${filled[$1]:-0}" ]; then fill "$1" "$2"; fi
 }
 
-# fill DEVICE MIB
-fill() { [ "$2" -eq 0 ] || dd if=/dev/zero of="$1" bs=1M count="$2" oflag=direct status=none; }
+# fill NAME MIB: goes on from where the last one ended
+fill() {
+    local from=${filled[$1]:-0}
+    dd if=/dev/zero of="/dev/$1" bs=1M seek="$from" count=$(($2 - from)) oflag=direct status=none
+    filled[$1]=$2
+}
 
 # blank DEVICE: no store in it any more
 blank() { dd if=/dev/zero of="$1" bs=4096 count=1 oflag=direct conv=notrunc status=none; }

@@ -10,8 +10,8 @@ merge_of() {
 
 merge_table() { echo "0 $(size $D/origin) $MERGE $D/origin $D/cow P 8"; }
 
-# store PATTERN EXCEPTIONS: on the COW device
-store() { holey-lab store $D/cow --origin $(($(size $D/origin) / 8)) --pattern "$1" --exceptions "$2"; }
+# store PATTERN EXCEPTIONS: on the COW device, of the first $mib of the origin
+store() { holey-lab store $D/cow --origin $((mib * 256)) --pattern "$1" --exceptions "$2"; }
 
 # per_second COUNT SECONDS
 per_second() { awk "BEGIN { printf \"%.3f\", $1 / $2 }"; }
@@ -19,8 +19,9 @@ per_second() { awk "BEGIN { printf \"%.3f\", $1 / $2 }"; }
 # Single chunks, none next to another on the origin.
 g_merge_scattered() {
     exceptions=$((16384 * SCALE))
-    disk origin $((256 * SCALE))
-    disk cow $((288 * SCALE)) $((72 * SCALE))
+    mib=$((128 * SCALE))
+    disk origin $mib
+    disk cow $((72 * SCALE))
     each raw plain_writes
     both merge_scattered
 }
@@ -35,9 +36,10 @@ merge_scattered() {
 
 # Runs of 4 MiB.
 g_merge_runs() {
-    exceptions=$((32768 * SCALE))
-    disk origin $((256 * SCALE))
-    disk cow $((288 * SCALE)) $((144 * SCALE))
+    exceptions=$((16384 * SCALE))
+    mib=$((128 * SCALE))
+    disk origin $mib
+    disk cow $((72 * SCALE))
     each dd copy plain_copy
     both merge_runs
 }
@@ -50,25 +52,26 @@ merge_runs() {
 
 # As much data, copied in order: by dd, one request at a time, and by a reader and a writer with eight requests each.
 plain_copy() {
-    local begun mib=$((exceptions / 256))
+    local begun data=$((exceptions / 256))
     begun=$EPOCHREALTIME
     if [ "$1" = dd ]; then
-        dd if=$D/cow of=$D/origin bs=1M count=$mib iflag=direct oflag=direct status=none
+        dd if=$D/cow of=$D/origin bs=1M count=$data iflag=direct oflag=direct status=none
         seconds=$(awk "BEGIN { print $EPOCHREALTIME - $begun }")
     else
-        fio --direct=1 --ioengine=libaio --bs=1M --iodepth=8 --size=${mib}M --eta=never --group_reporting \
+        fio --direct=1 --ioengine=libaio --bs=1M --iodepth=8 --size=${data}M --eta=never --group_reporting \
             --output-format=json --output="$WORK/job" \
             --name=read --filename=$D/cow --rw=read --name=write --filename=$D/origin --rw=write
         seconds=$(asked '([.read.runtime, .write.runtime] | max) / 1000')
     fi
-    emit merge-runs "$1" MiB/s "$(per_second "$mib" "$seconds")"
+    emit merge-runs "$1" MiB/s "$(per_second "$data" "$seconds")"
 }
 
 # Reads and writes of somebody else while a merge runs, at the rate that is the default and at a quarter of it.
 g_merge_latency() {
-    exceptions=$((65536 * SCALE))
-    disk origin $((512 * SCALE))
-    disk cow $((288 * SCALE)) $((264 * SCALE))
+    exceptions=$((32768 * SCALE))
+    mib=$((256 * SCALE))
+    disk origin $mib
+    disk cow $((136 * SCALE))
     both merge_latency
 }
 
@@ -108,7 +111,7 @@ allocated() { [[ $(dmsetup status "${1#"$D/"}") =~ \ ([0-9]+)/ ]] && echo "${BAS
 latencies() {
     local before begun
     before=$(allocated "$1") begun=$EPOCHREALTIME
-    fio --direct=1 --ioengine=libaio --bs=4k --iodepth=1 --time_based --runtime=1 --size=100% --eta=never --rate_iops=1000 \
+    fio --direct=1 --ioengine=libaio --bs=4k --iodepth=1 --time_based --runtime=1 --size=${mib}M --eta=never --rate_iops=1000 \
         --output-format=json --output="$WORK/job" --filename="$1" --name=read --rw=randread --name=write --rw=randwrite
     p99_read=$(jq -r '.jobs[0].read.clat_ns.percentile["99.000000"] / 1000' "$WORK/job")
     p99_write=$(jq -r '.jobs[1].write.clat_ns.percentile["99.000000"] / 1000' "$WORK/job")

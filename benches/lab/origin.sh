@@ -10,8 +10,8 @@ g_origin8() { origin_with 8; }
 origin_with() {
     local number
     count=$1
-    disk origin 256
-    for ((number = 1; number <= count; number++)); do disk "copy$number" 40; done
+    disk origin 32
+    for ((number = 1; number <= count; number++)); do disk "copy$number" 36; done
     each raw plain_origin
     both written_origin
 }

@@ -7,8 +7,8 @@ changed=(64M) unchanged=(64M --offset=64M)
 
 # Written for the first time.
 g_first() {
-    disk origin 256
-    disk cow 288 72
+    disk origin 128
+    disk cow 72
     each raw linear plain_first
     both snapshot_first
 }
@@ -27,8 +27,8 @@ snapshot_first() {
 
 # Written again, and read.
 g_again() {
-    disk origin 256
-    disk cow 288 72
+    disk origin 128
+    disk cow 72
     each raw linear plain_again
     both snapshot_again
 }
@@ -66,8 +66,8 @@ plain_end() { [ "$1" != linear ] || remove plain; }
 
 # Writes for the first time, with an fsync after every 64.
 g_fsync() {
-    disk origin 256
-    disk cow 288 72
+    disk origin 32
+    disk cow 36
     each raw plain_fsync
     both snapshot_fsync
 }
@@ -84,8 +84,8 @@ snapshot_fsync() {
 large=(128M --bs=1M --iodepth=8)
 
 g_sequential() {
-    disk origin 256
-    disk cow 288 144
+    disk origin 128
+    disk cow 136
     each raw plain_sequential
     both snapshot_sequential
 }
