@@ -18,7 +18,7 @@ SECONDS ?= 60
 DESTDIR ?=
 PREFIX ?= /usr
 
-.PHONY: help demo test test-full fuzz soak module patches setup fmt fmt-check lint doc install clean
+.PHONY: help demo test test-full fuzz soak bench bench-quick module patches setup fmt fmt-check lint doc install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +38,12 @@ fuzz: ## fuzz what reads foreign bytes, each target for SECONDS=60
 
 soak: ## compare with the stock targets for hours by random scripts: HOURS=, MINUTES=, SEED=
 	@scripts/soak
+
+bench: ## measure everything beside dm-snapshot and others, in virtual time: Documentation/performance
+	@scripts/bench --keep
+
+bench-quick: ## measure a part of it and fail if something has become slower than benches/recorded.json says
+	@scripts/bench --quick
 
 module: ## build dm-holey.ko: target/kmod/RELEASE/dm-holey.ko
 	@scripts/module $(if $(WERROR),--werror)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs the benchmarks in virtual machines, one a profile, and judges what they say. Started by scripts/bench."""
+"""Runs the benchmarks in virtual machines, one a profile, judges what they say and makes the page. Started by
+scripts/bench."""
 
 import argparse
 import json
@@ -10,12 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import page
 import results
 import rows
 
 TOP = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 RECORDED = TOP / "benches/recorded.json"
+FOLDER = TOP / "Documentation/performance"
 # Seconds of real time that one group of benchmarks may take on a machine that has other things to do.
 GROUP_SECONDS = 600
 
@@ -30,11 +33,13 @@ def parse(argv):
     add("--quick", action="store_true", help="the smaller set, held against benches/recorded.json")
     add("--record", action="store_true", help="write what is measured to benches/recorded.json")
     add("--only", action="append", default=[], metavar="TEXT", help="benchmarks with this in their name")
-    add("--profile", action="append", default=[], choices=rows.PROFILES, help="only on this disk")
+    add("--profile", action="append", default=[], choices=rows.EVERYWHERE, help="only on this disk, or so many processors")
     add("--subject", action="append", default=[], metavar="NAME", help="measure only stock, holey, raw, linear, ...")
     add("--scale", type=int, default=0, metavar="N", help="so many times the data of the quick set")
     add("--module", metavar="FILE", help="a module instead of that of this checkout")
     add("--kernel", default=os.environ.get("KERNEL") or "default", help="see scripts/setup --help")
+    add("--repeat", type=int, default=1, metavar="N", help="run the set N times and tell how far the figures differ")
+    add("--keep", action="store_true", help="make Documentation/performance of the results")
     add("--output", type=Path, default=TOP / "target/bench/results.json", metavar="FILE")
     add("--list", action="store_true", help="tell what there is")
     return parser.parse_args(argv)
@@ -49,7 +54,7 @@ class Boot:
 
     def __init__(self, options, profile, wanted):
         self.options, self.profile, self.rows = options, profile, wanted
-        self.groups = list(dict.fromkeys(row.group for row in wanted))
+        self.groups = rows.groups(wanted, profile, options.quick, options.subject)
         self.figures = {}
         self.failed = []
 
@@ -57,8 +62,10 @@ class Boot:
         options = self.options
         scale = options.scale or (1 if options.quick else 2)
         module = ["--module", options.module] if options.module else []
+        cpus = rows.CPUS.get(self.profile)
+        machine = ["--smp", cpus, "--accel", "tcg"] if cpus else ["--icount"]
         return [
-            *(TOP / "scripts/vm/run", "--kernel", options.kernel, "--icount", "--mem", "4G", *module),
+            *(TOP / "scripts/vm/run", "--kernel", options.kernel, *machine, "--mem", "4G", *module),
             *("--timeout", GROUP_SECONDS * len(self.groups), "--env", "LC_ALL=C", "--no-checkout", "--share", f"{HERE}:ro"),
             *("--tool", TOP / "target/debug/holey-lab", "--append", "log_buf_len=4M"),
             *("--", "bash", HERE / "guest.sh", self.profile, " ".join(options.subject), scale, *self.groups),
@@ -100,9 +107,25 @@ def measure(options):
         boot = Boot(options, profile, wanted)
         boot.run()
         wrong += boot.failed
-        wrong += [f"{profile}: no figure for {what}" for what in results.missing(wanted, options.subject, boot.figures)]
+        wrong += [f"{profile}: no figure for {what}" for what in results.missing(wanted, boot.groups, options.subject, boot.figures)]
         found += results.pairs(wanted, profile, boot.figures)
     return found, wrong
+
+
+def spread_of(options):
+    """Runs the set again and again; (results of the last run, what went wrong, spread of every ratio)."""
+    values, wrong, found = {}, [], []
+    for number in range(options.repeat):
+        if options.repeat > 1:
+            say(f"run {number + 1} of {options.repeat}")
+        found, failures = measure(options)
+        wrong += failures
+        for result in found:
+            for who in ("subject", "peer"):
+                name = "{}, {}, {}".format(result["profile"], result["bench"], result[who])
+                values.setdefault(name, {})[number] = result[f"{who}_value"]
+    figures = {name: [min(runs.values()), max(runs.values())] for name, runs in values.items()}
+    return found, wrong, {"runs": options.repeat, "figures": figures}
 
 
 def show(found):
@@ -113,13 +136,25 @@ def show(found):
         print(f"{result['profile']:9} {result['bench']:28} {result['subject']:12} {result['peer']:12} {values}")
 
 
+def keep(options, found):
+    """The page, its plots and its data. A run of a part replaces that part only, and a repeated one the spread."""
+    kept = {results.key(result): result for result in results.load(FOLDER / "results.json") or []}
+    kept |= {results.key(result): result for result in found}
+    spread = results.load(options.output.with_name("spread.json")) if options.repeat > 1 else None
+    spread = spread or results.load(FOLDER / "spread.json")
+    results.save(FOLDER / "results.json", list(kept.values()))
+    if spread:
+        results.save(FOLDER / "spread.json", spread)
+    page.write(list(kept.values()), spread, FOLDER)
+
+
 def main():
     options = parse(sys.argv[1:])
     if options.list:
         for row in rows.ROWS:
             print(f"{row.bench:28} {row.title} ({row.unit}); {', '.join(row.profiles)}")
         return 0
-    found, wrong = measure(options)
+    found, wrong, spread = spread_of(options)
     if not found and not wrong:
         sys.exit("bench: nothing has that in its name on that profile (--list tells the names)")
     show(found)
@@ -129,6 +164,10 @@ def main():
         results.save(RECORDED, dict(sorted({**recorded, **results.recordable(found)}.items())))
     elif options.quick:
         wrong += results.fallen(found, recorded)
+    if options.repeat > 1:
+        results.save(options.output.with_name("spread.json"), spread)
+    if options.keep:
+        keep(options, found)
     for what in wrong:
         print(f"FAIL  {what}")
     return 1 if wrong else 0

@@ -51,12 +51,15 @@ both() { each stock holey "$1"; }
 
 # The model of a disk. The queue is deep and every request takes as long, or there is one request at a time.
 case $PROFILE in
-free) NANOSECONDS=100000 QUEUE=256 CACHE=0 FLUSH_MS=0 ;;
+free | cpus*) NANOSECONDS=100000 QUEUE=256 CACHE=0 FLUSH_MS=0 ;;
 2ms) NANOSECONDS=100000 QUEUE=256 CACHE=64 FLUSH_MS=2 ;;
 10ms) NANOSECONDS=100000 QUEUE=256 CACHE=64 FLUSH_MS=10 ;;
 rotating) NANOSECONDS=5000000 QUEUE=1 CACHE=64 FLUSH_MS=10 ;;
+exact) NANOSECONDS=100000 QUEUE=256 CACHE=64 FLUSH_MS=exactly ;;
 *) die "no such profile: $PROFILE" ;;
 esac
+# How long a flush takes on "exact".
+EXACT_FLUSH=2000000
 
 # null_disk NAME MIB [SETTING=VALUE...]: /dev/NAME
 null_disk() {
@@ -67,25 +70,30 @@ null_disk() {
     done
 }
 
-declare -A filled=()
-
 # disk NAME MIB [SIZE_MIB]: $D/NAME, of which so much has been written to, so that nobody pays for the first use of its
 # memory. Only that takes memory.
 disk() {
-    local sectors
+    local sectors flush="/dev/$1 0 $FLUSH_MS"
     if [ ! -e "$D/$1" ]; then
         null_disk "$1" "${3:-1024}" irqmode=2 completion_nsec=$NANOSECONDS hw_queue_depth=$QUEUE cache_size=$CACHE
+        if [ $FLUSH_MS = exactly ]; then
+            # dm-delay counts in ticks, null_blk in nanoseconds: flushes go to a disk of their own that takes so long.
+            null_disk "flush-$1" "${3:-1024}" irqmode=2 completion_nsec=$EXACT_FLUSH cache_size=$CACHE
+            flush="/dev/flush-$1 0 0"
+        fi
         sectors=$(blockdev --getsz "/dev/$1")
-        dmsetup create "$1" --table "0 $sectors delay /dev/$1 0 0 /dev/$1 0 0 /dev/$1 0 $FLUSH_MS"
+        dmsetup create "$1" --table "0 $sectors delay /dev/$1 0 0 /dev/$1 0 0 $flush"
     fi
-    if [ "$2" -gt "${filled[$1]:-0}" ]; then fill "$1" "$2"; fi
+    fill "$1" "$2"
 }
 
 # fill NAME MIB: goes on from where the last one ended
 fill() {
-    local from=${filled[$1]:-0}
+    local from=0
+    [ ! -e "$WORK/filled.$1" ] || from=$(<"$WORK/filled.$1")
+    [ "$2" -gt "$from" ] || return 0
     dd if=/dev/zero of="/dev/$1" bs=1M seek="$from" count=$(($2 - from)) oflag=direct status=none
-    filled[$1]=$2
+    echo "$2" >"$WORK/filled.$1"
 }
 
 # blank DEVICE: no store in it any more

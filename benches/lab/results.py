@@ -8,7 +8,7 @@ TOLERANCE = 0.05
 
 
 def pairs(rows, profile, figures):
-    """The results of one profile; `figures` is {(bench, subject): value}. Raises LookupError for what is missing."""
+    """The results of one profile, of those that were measured; `figures` is {(bench, subject): value}."""
     for row in rows:
         for subject, peer in row.pairs:
             ours, theirs = value_of(row, subject, figures), value_of(row, peer, figures)
@@ -29,7 +29,7 @@ def pairs(rows, profile, figures):
 
 def value_of(row, subject, figures):
     value = figures.get((row.bench, subject))
-    if value is None:
+    if value is None or (row.minus and (row.bench, row.minus) not in figures):
         return None
     if row.minus:
         # Less than one instruction more than nothing is not measured by this.
@@ -37,13 +37,14 @@ def value_of(row, subject, figures):
     return round(value, 6)
 
 
-def missing(rows, subjects, figures):
-    """What of the rows has no figure, though its subject was wanted."""
+def missing(rows, groups, subjects, figures):
+    """What of the rows has no figure, though its subject was wanted and the groups that were run measure it."""
     for row in rows:
         names = {name for pair in row.pairs for name in pair} | ({row.minus} if row.minus else set())
         for name in sorted(names):
             wanted = not subjects or name.split("-")[0] in subjects
-            if wanted and (row.bench, name) not in figures:
+            elsewhere = name in row.context and name not in groups
+            if wanted and not elsewhere and (row.bench, name) not in figures:
                 yield f"{row.bench} of {name}"
 
 

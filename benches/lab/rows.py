@@ -7,32 +7,52 @@ PROFILES = {
     "free": "no write cache: a flush costs nothing",
     "2ms": "a write cache, 2 ms to flush: an SSD without power-loss protection",
     "10ms": "a write cache, 10 ms to flush: eMMC, SD cards",
+    "exact": "as 2ms, but timed to the nanosecond and not in ticks of the kernel",
     "rotating": "one request at a time, 5 ms each, 10 ms to flush: a disk that rotates",
 }
+# Several processors, in real time.
+CPUS = {"cpus1": 1, "cpus2": 2, "cpus4": 4, "cpus8": 8}
+EVERYWHERE = (*PROFILES, *CPUS)
 FAST = ("free", "2ms", "10ms")
 ALL = tuple(PROFILES)
+# The quick set: one disk on which flushes cost something is enough for most, the one that repeats best.
+QUICK = ("free", "exact", "10ms")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure. `pairs` are (subject, peer); the first one says most, and those of ours are kept from falling."""
+    """A figure.
+
+    `pairs` are (subject, peer); those of ours are kept from falling. `quick` are the profiles of the quick set.
+    """
 
     bench: str
     group: str
+    short: str
     title: str
     unit: str
     pairs: tuple
-    better: str = "higher"
     profiles: tuple = FAST
     quick: tuple = ()
+    better: str = "higher"
     # What is subtracted from every subject before they are compared.
     minus: str = ""
+    # Groups that measure others than ours and stock, for the context.
+    context: tuple = ()
+    # Where those are measured.
+    context_profiles: tuple = FAST
+
+    def subjects(self):
+        """Who is in it, as it is shown: the limits first, then stock, ours and the others."""
+        names = list(dict.fromkeys(name for pair in self.pairs for name in pair))
+        order = ("raw", "linear", "copy", "dd", "stock", "holey")
+        return sorted(names, key=lambda name: order.index(name.split("-")[0]) if name.split("-")[0] in order else 9)
 
 
-def against(*peers):
+def against(*peers, context=()):
     """The pairs of a row in which ours, stock and others are measured."""
     pairs = [("holey", "stock"), *(("holey", peer) for peer in peers), *(("stock", peer) for peer in peers)]
-    return tuple(pairs)
+    return (*pairs, *(("holey", other) for other in context))
 
 
 STOCK = against()
@@ -43,43 +63,140 @@ DISTURBED = (
     *((f"holey-{rate}", f"stock-{rate}") for rate in RATES),
 )
 MERGED = tuple((f"holey-{rate}", f"stock-{rate}") for rate in RATES)
+OTHERS = ("thin", "reflink")
+
+
+def snapshot_row(bench, group, short, title, peers, **more):
+    return Row(bench, group, short, title, "IOPS", against(*peers, context=OTHERS), context=OTHERS, **more)
+
+
+def origin_row(count, quick, **more):
+    title = f"first write to an origin with {count} snapshot{'s' if count > 1 else ''}"
+    return Row(f"origin-write-{count}", f"origin{count}", f"origin, {count}", title, "IOPS", quick=quick, **more)
+
+
+def cost_row(bench, group, short, title, unit, **more):
+    return Row(bench, group, short, title, unit, STOCK, ("free",), ("free",), "lower", **more)
+
+
+def sequential_row(chunk, again, title):
+    when = "again" if again else "first"
+    bench, short = f"sequential-{chunk}k-{when}", f"large, {chunk} KiB, {when}"
+    return Row(bench, "sequential", short, title, "MiB/s", against("raw"), ALL, ("free",))
+
+
+def scale_row(bench, group, title, unit, pairs, **more):
+    return Row(f"scale-{bench}", group, bench, title, unit, pairs, **more)
+
 
 ROWS = (
-    Row("write-first", "first", "first write to a snapshot", "IOPS", against("raw", "linear"), profiles=ALL, quick=FAST),
-    Row("write-fsync", "fsync", "the same with an fsync after every 64", "IOPS", against("raw"), profiles=ALL, quick=("2ms",)),
-    Row("write-again", "again", "second write to a snapshot", "IOPS", against("linear", "raw"), quick=("free",)),
-    Row("read-changed", "again", "read of changed chunks", "IOPS", against("linear", "raw"), quick=("free",)),
-    Row("read-unchanged", "again", "read of unchanged chunks", "IOPS", against("linear", "raw"), quick=("free",)),
-    Row("merge-scattered", "merge_scattered", "merge of single chunks", "chunks/s", against("raw"), profiles=ALL, quick=FAST),
-    Row("merge-runs", "merge_runs", "merge of runs of 4 MiB", "MiB/s", against("copy", "dd"), profiles=ALL, quick=("free", "2ms")),
-    Row("merge-latency-read", "merge_latency", "a read while a merge runs, 99th percentile", "us", DISTURBED, "lower", quick=("2ms",)),
-    Row("merge-latency-write", "merge_latency", "a write while a merge runs, 99th percentile", "us", DISTURBED, "lower", quick=("2ms",)),
-    Row("merge-latency-rate", "merge_latency", "chunks merged meanwhile", "chunks/s", MERGED, quick=("2ms",)),
-    Row("origin-write-1", "origin1", "first write to an origin with one snapshot", "IOPS", against("raw"), profiles=ALL, quick=("free", "2ms")),
-    Row("origin-write-4", "origin4", "first write to an origin with 4 snapshots", "IOPS", against("raw"), quick=("free", "2ms")),
-    Row("origin-write-8", "origin8", "first write to an origin with 8 snapshots", "IOPS", against("raw")),
-    Row("activate-scattered", "million", "activation with 1,000,000 single chunks", "s", STOCK, "lower", ("free",), ("free",)),
-    Row("activate-runs", "million", "activation with 1,000,000 chunks in runs", "s", STOCK, "lower", ("free",), ("free",)),
-    Row("memory-scattered", "million", "kernel memory for a single chunk", "bytes", STOCK, "lower", ("free",), ("free",)),
-    Row("memory-runs", "million", "kernel memory for a chunk in a run", "bytes", STOCK, "lower", ("free",), ("free",)),
-    Row("read-changed-instructions", "instructions", "instructions added to a read of a changed chunk", "instructions", STOCK, "lower", ("free",), ("free",), "linear"),
-    Row("read-unchanged-instructions", "instructions", "instructions added to a read of an unchanged chunk", "instructions", STOCK, "lower", ("free",), ("free",), "linear"),
-    Row("sequential-4k-first", "sequential", "writes of 1 MiB in order, chunks of 4 KiB", "MiB/s", against("raw"), profiles=ALL, quick=("free",)),
-    Row("sequential-4k-again", "sequential", "the same for the second time", "MiB/s", against("raw"), profiles=ALL, quick=("free",)),
-    Row("sequential-64k-first", "sequential", "writes of 1 MiB in order, chunks of 64 KiB", "MiB/s", against("raw"), profiles=ALL, quick=("free",)),
-    Row("sequential-64k-again", "sequential", "the same for the second time", "MiB/s", against("raw"), profiles=ALL, quick=("free",)),
+    Row("disk-flush", "flush", "flush", "an fsync after a single write", "us", (("linear", "raw"),), ALL, ("exact",), "lower"),
+    snapshot_row("write-first", "first", "first write", "first write to a snapshot", ("raw", "linear"), profiles=ALL, quick=QUICK),
+    snapshot_row(
+        "write-fsync", "fsync", "with fsync", "the same with an fsync after every 64", ("raw",), profiles=ALL, quick=("exact",)
+    ),
+    snapshot_row("write-again", "again", "second write", "second write to a snapshot", ("linear", "raw"), quick=("free",)),
+    snapshot_row("read-changed", "again", "read, changed", "read of changed chunks", ("linear", "raw"), quick=("free",)),
+    snapshot_row("read-unchanged", "again", "read, unchanged", "read of unchanged chunks", ("linear", "raw"), quick=("free",)),
+    Row(
+        "merge-scattered", "merge_scattered", "merge, single", "merge of single chunks", "chunks/s", against("raw"), ALL, QUICK
+    ),
+    Row(
+        "merge-runs",
+        "merge_runs",
+        "merge, runs",
+        "merge of runs of 4 MiB",
+        "MiB/s",
+        against("copy", "dd", context=("clone",)),
+        ALL,
+        ("free",),
+        context=("clone",),
+    ),
+    Row("lvm-merge", "lvm", "lvconvert", "lvconvert --merge of 8,192 chunks", "s", STOCK, ("free", "2ms"), (), "lower"),
+    Row(
+        "merge-latency-read",
+        "merge_latency",
+        "read",
+        "a read while a merge runs, 99th percentile",
+        "us",
+        DISTURBED,
+        FAST,
+        ("exact",),
+        "lower",
+    ),
+    Row(
+        "merge-latency-write",
+        "merge_latency",
+        "write",
+        "a write while a merge runs, 99th percentile",
+        "us",
+        DISTURBED,
+        FAST,
+        ("exact",),
+        "lower",
+    ),
+    Row("merge-latency-rate", "merge_latency", "rate", "chunks merged meanwhile", "chunks/s", MERGED, FAST, ("exact",)),
+    origin_row(1, ("free", "exact"), profiles=ALL, pairs=against("raw", context=OTHERS), context=OTHERS),
+    origin_row(4, ("free",), pairs=against("raw")),
+    origin_row(8, (), pairs=against("raw")),
+    sequential_row(4, False, "writes of 1 MiB in order, chunks of 4 KiB"),
+    sequential_row(4, True, "the same for the second time"),
+    sequential_row(64, False, "writes of 1 MiB in order, chunks of 64 KiB"),
+    sequential_row(64, True, "the same for the second time"),
+    cost_row("activate-scattered", "million", "activate, single", "activation with 1,000,000 single chunks", "s"),
+    cost_row("activate-runs", "million", "activate, runs", "activation with 1,000,000 chunks in runs", "s"),
+    cost_row("memory-scattered", "million", "memory, single", "kernel memory for a single chunk", "bytes"),
+    cost_row("memory-runs", "million", "memory, runs", "kernel memory for a chunk in a run", "bytes"),
+    cost_row(
+        "read-changed-instructions",
+        "instructions",
+        "CPU, changed",
+        "instructions added to a read of a changed chunk",
+        "instructions",
+        minus="linear",
+    ),
+    cost_row(
+        "read-unchanged-instructions",
+        "instructions",
+        "CPU, unchanged",
+        "instructions added to a read of an unchanged chunk",
+        "instructions",
+        minus="linear",
+    ),
+    scale_row("read-unchanged", "scaling", "reads of unchanged chunks", "IOPS", against("linear"), profiles=tuple(CPUS)),
+    scale_row("read-changed", "scaling", "reads of changed chunks", "IOPS", against("linear"), profiles=tuple(CPUS)),
+    scale_row("write-again", "scaling", "second writes", "IOPS", against("linear"), profiles=tuple(CPUS)),
+    scale_row(
+        "activate",
+        "scaled_activation",
+        "activation with 1,000,000 single chunks",
+        "s",
+        STOCK,
+        profiles=("cpus2",),
+        better="lower",
+    ),
 )
 
 
 def chosen(quick, only, profiles):
     """Profiles with the rows to be measured on each."""
     found = {}
-    for profile in PROFILES:
-        rows = [row for row in ROWS if profile in (row.quick if quick else row.profiles)]
+    for profile in EVERYWHERE:
+        if profiles and profile not in profiles:
+            continue
+        # Asked for by name on a named disk, a row is measured there even if the set does not have it there.
+        free = bool(only and profiles)
+        wanted = [row for row in ROWS if free or profile in (row.quick if quick else row.profiles)]
         if only:
-            # Asked for by name, a row is measured wherever it is told to be.
-            rows = [row for row in ROWS if any(text in row.bench for text in only)]
-            rows = [row for row in rows if profiles or profile in (row.quick if quick else row.profiles)]
-        if rows and (not profiles or profile in profiles):
-            found[profile] = rows
+            wanted = [row for row in wanted if any(text in row.bench for text in only)]
+        if wanted:
+            found[profile] = wanted
     return found
+
+
+def groups(wanted, profile, quick, subjects):
+    """The functions in the guest that measure these rows."""
+    names = dict.fromkeys(row.group for row in wanted)
+    others = [name for row in wanted if profile in row.context_profiles for name in row.context]
+    names |= dict.fromkeys(name for name in others if (name in subjects if subjects else not quick))
+    return list(names)

@@ -2,13 +2,27 @@
 # shellcheck shell=bash
 # Reading and writing a snapshot.
 
-# The first 64 MiB of the origin are written through the snapshot; reads of unchanged chunks go behind them.
-changed=(64M) unchanged=(64M --offset=64M)
+# The first part of the origin is written through the snapshot; reads of unchanged chunks go behind it.
+part=$((32 * SCALE))
+changed=(${part}M) unchanged=(${part}M --offset=${part}M)
+
+# How long a flush takes, as whoever waits for it sees it.
+g_flush() {
+    disk origin 32
+    each raw linear plain_flush
+}
+
+plain_flush() {
+    plain "$1"
+    job "$device" randwrite 1M --iodepth=1 --fsync=1
+    emit disk-flush "$1" us "$(asked '.sync.lat_ns.mean / 1000')"
+    plain_end "$1"
+}
 
 # Written for the first time.
 g_first() {
-    disk origin 128
-    disk cow 72
+    disk origin $((part * 2))
+    disk cow $((part + 4))
     each raw linear plain_first
     both snapshot_first
 }
@@ -27,8 +41,8 @@ snapshot_first() {
 
 # Written again, and read.
 g_again() {
-    disk origin 128
-    disk cow 72
+    disk origin $((part * 2))
+    disk cow $((part + 4))
     each raw linear plain_again
     both snapshot_again
 }
