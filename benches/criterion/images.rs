@@ -43,7 +43,9 @@ impl Images {
         let mut bytes = vec![0; IMAGE];
         let mut state = 1_u64;
         for word in bytes.chunks_exact_mut(8) {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             word.copy_from_slice(&(state >> 16).to_le_bytes());
         }
         let images = Self { folder };
@@ -70,7 +72,10 @@ impl Images {
         let (output, disk, ground) = Output::create(&self.path("cow"), true).expect("an output");
         let chunk = ChunkSize::new(8).expect("a chunk size");
         let writer = Writer::create(disk, chunk, ground).expect("a store");
-        let (old, new) = (self.open("old", Access::Read), self.open(name, Access::Read));
+        let (old, new) = (
+            self.open("old", Access::Read),
+            self.open(name, Access::Read),
+        );
         diff(&old, &new, writer, &Silent).expect("a difference");
         output.commit().expect("the store's name");
     }
@@ -84,11 +89,16 @@ impl Images {
     /// Makes the target the old image again, with nothing left to be written back.
     fn reset(&self) {
         std::fs::copy(self.path("old"), self.path("target")).expect("the old image");
-        File::open(self.path("target")).and_then(|file| file.sync_all()).expect("a sync");
+        File::open(self.path("target"))
+            .and_then(|file| file.sync_all())
+            .expect("a sync");
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
-        let status = Command::new(program).args(arguments).current_dir(self.folder.path()).status();
+        let status = Command::new(program)
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .status();
         assert!(status.is_ok_and(|status| status.success()), "{program}");
     }
 
@@ -96,7 +106,9 @@ impl Images {
     fn is_new(&self) -> bool {
         let read = |path: &Path| {
             let mut bytes = vec![0; IMAGE];
-            File::open(path).and_then(|file| file.read_exact_at(&mut bytes, 0)).expect("an image");
+            File::open(path)
+                .and_then(|file| file.read_exact_at(&mut bytes, 0))
+                .expect("an image");
             bytes
         };
         read(&self.path("target")) == read(&self.path("new"))
@@ -106,7 +118,9 @@ impl Images {
 fn compare(c: &mut Criterion) {
     let images = Images::new();
     let mut group = c.benchmark_group("images/compare");
-    group.throughput(Throughput::Bytes(IMAGE as u64)).sample_size(10);
+    group
+        .throughput(Throughput::Bytes(IMAGE as u64))
+        .sample_size(10);
     group.measurement_time(Duration::from_secs(5));
     group.bench_function("dmholey", |b| b.iter(|| images.diff("same")));
     group.bench_function("cmp", |b| b.iter(|| images.run("cmp", &["old", "same"])));
@@ -116,10 +130,25 @@ fn compare(c: &mut Criterion) {
 fn update(c: &mut Criterion) {
     let images = Images::new();
     let mut group = c.benchmark_group("images/update");
-    group.throughput(Throughput::Bytes(IMAGE as u64)).sample_size(10);
+    group
+        .throughput(Throughput::Bytes(IMAGE as u64))
+        .sample_size(10);
     group.measurement_time(Duration::from_secs(5));
-    let dd = ["if=new", "of=target", "bs=1M", "conv=notrunc,fsync", "status=none"];
-    let rsync = ["--inplace", "--no-whole-file", "--ignore-times", "--fsync", "new", "target"];
+    let dd = [
+        "if=new",
+        "of=target",
+        "bs=1M",
+        "conv=notrunc,fsync",
+        "status=none",
+    ];
+    let rsync = [
+        "--inplace",
+        "--no-whole-file",
+        "--ignore-times",
+        "--fsync",
+        "new",
+        "target",
+    ];
     let dmholey = || images.apply();
     let dd = || images.run("dd", &dd);
     let rsync = || images.run("rsync", &rsync);

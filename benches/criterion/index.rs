@@ -97,7 +97,9 @@ fn scattered(n: u64, count: u64) -> u64 {
 fn lookup(c: &mut Criterion) {
     let mut group = c.benchmark_group("index/lookup");
     group.throughput(Throughput::Elements(BATCH));
-    group.measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_secs(1));
+    group
+        .measurement_time(Duration::from_secs(2))
+        .warm_up_time(Duration::from_secs(1));
     for size in SIZES {
         for (name, filled, stride) in [
             ("scattered", Filled::scattered(size), 4),
@@ -121,10 +123,14 @@ fn lookup(c: &mut Criterion) {
 fn insert(c: &mut Criterion) {
     let mut group = c.benchmark_group("index/insert");
     group.throughput(Throughput::Elements(BATCH));
-    group.measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_secs(1));
+    group
+        .measurement_time(Duration::from_secs(2))
+        .warm_up_time(Duration::from_secs(1));
     for size in SIZES {
         let mut filled = Filled::scattered(size);
-        let places: Vec<_> = (0..BATCH).map(|n| scattered(n * (size / BATCH), size) + 2).collect();
+        let places: Vec<_> = (0..BATCH)
+            .map(|n| scattered(n * (size / BATCH), size) + 2)
+            .collect();
         group.bench_function(BenchmarkId::new("scattered", size), |b| {
             b.iter_custom(|rounds| {
                 let mut took = Duration::ZERO;
@@ -149,7 +155,9 @@ fn insert(c: &mut Criterion) {
 /// From nothing: what an activation does.
 fn build(c: &mut Criterion) {
     let mut group = c.benchmark_group("index/build");
-    group.sample_size(10).measurement_time(Duration::from_secs(5));
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_secs(5));
     for size in [100_000, 1_000_000] {
         group.throughput(Throughput::Elements(size));
         for (name, build) in [

@@ -140,3 +140,45 @@ def frame(title, height, shapes):
         f'<text x="20" y="30" font-size="17" font-weight="bold">{escape(title)}</text>\n'
     )
     return head + "\n".join(shapes) + "\n</svg>\n"
+
+
+def lines(title, series):
+    """`series` are {(subject, kind of work): [(x, y)]}, on logarithmic scales; kinds of work are told apart by dashes."""
+    points = [point for line in series.values() for point in line]
+    right, top, bottom = WIDTH - 260, 50, 400
+    across, up = Span([x for x, _ in points], 2, 70, right), Span([y for _, y in points], 10, bottom, top)
+    shapes = []
+    for mark in across.marks():
+        x = across.at(mark)
+        shapes.append(f'<path d="M{x:.1f} {top}V{bottom}" stroke="#e2e8f0"/>')
+        shapes.append(f'<text x="{x:.1f}" y="{bottom + 16}" font-size="11" text-anchor="middle">{number(mark)}</text>')
+    for mark in up.marks():
+        y = up.at(mark)
+        shapes.append(f'<path d="M70 {y:.1f}H{right}" stroke="#e2e8f0"/>')
+        shapes.append(f'<text x="62" y="{y + 4:.1f}" font-size="11" text-anchor="end">{number(mark)}</text>')
+    kinds = list(dict.fromkeys(what for _, what in series))
+    for place, ((subject, what), line) in enumerate(series.items()):
+        dash = (' stroke-dasharray="7 4"', "")[kinds.index(what) == 0]
+        path = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in line)
+        stroke = f'stroke="{COLOURS[kind(subject)]}" stroke-width="2.2" fill="none"{dash}'
+        shapes.append(f'<polyline points="{path}" {stroke}/>')
+        y = top + 10 + 22 * place
+        shapes.append(f'<path d="M{right + 12} {y}h28" {stroke}/>')
+        shapes.append(f'<text x="{right + 46}" y="{y + 4}" font-size="11">{escape(label(subject))}: {escape(what)}</text>')
+    return frame(title, bottom + 20, shapes)
+
+
+class Span:
+    """A logarithmic scale between two places, with marks at powers of `base`."""
+
+    def __init__(self, values, base, begin, end):
+        self.base, self.begin, self.end = base, begin, end
+        self.low = math.floor(math.log(min(values), base) + 1e-9)
+        self.high = max(math.ceil(math.log(max(values), base) - 1e-9), self.low + 1)
+
+    def at(self, value):
+        share = (math.log(value, self.base) - self.low) / (self.high - self.low)
+        return self.begin + (self.end - self.begin) * share
+
+    def marks(self):
+        return [self.base**power for power in range(self.low, self.high + 1)]

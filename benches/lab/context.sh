@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154,SC2206
 # What else can do some of it: thin snapshots, a reflinked file, dm-clone.
 
 # A snapshot of a thin volume that is provisioned in full, blocks of 64 KiB, the smallest there are.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154,SC2206
 # What a snapshot costs in time to activate, memory and instructions.
 
 # A store of a million exceptions: scattered over 16 GiB or in runs. Only its metadata is on the disks.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154,SC2206
 # Runs groups of benchmarks inside of a virtual machine; benches/lab/driver.py starts it. A group is a function
 # g_NAME in one of the files here. Its figures go to stdout as lines of JSON, and a line {"failed": NAME} if it broke.
 # usage: guest.sh PROFILE "SUBJECT..." SCALE GROUP...

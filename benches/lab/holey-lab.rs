@@ -157,7 +157,9 @@ fn scattered(exceptions: u64, origin: u64) -> Result<Vec<u64>> {
     ensure!(exceptions > 0, "no exceptions");
     let stride = origin / exceptions;
     ensure!(stride >= 2, "the origin is too small for single chunks");
-    Ok((0..exceptions).map(|n| shuffled(n, exceptions) * stride).collect())
+    Ok((0..exceptions)
+        .map(|n| shuffled(n, exceptions) * stride)
+        .collect())
 }
 
 /// The origin chunks of runs.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154,SC2206
 # What the benchmarks in the guest share: disks, devices, jobs, and how a figure is told to the driver.
 
 set -eEuo pipefail

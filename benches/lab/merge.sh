@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154,SC2206
 # Folding a snapshot back.
 
 # merge_of NAME PATTERN EXCEPTIONS: merges a fresh store; sets $seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154,SC2206
 # Writing to a device that has snapshots.
 
 g_origin1() { origin_with 1; }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154,SC2206
 # Several processors. This is real time on a machine that may have other things to do, so the subjects take turns, and
 # the median of each counts.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154,SC2206
 # Reading and writing a snapshot.
 
 # The first part of the origin is written through the snapshot; reads of unchanged chunks go behind it.
