@@ -22,7 +22,7 @@ def pairs(rows, profile, figures):
                 "unit": row.unit,
                 "subject_value": ours,
                 "peer_value": theirs,
-                "ratio": round(ours / theirs if row.better == "higher" else theirs / ours, 4),
+                "ratio": float(f"{ours / theirs if row.better == 'higher' else theirs / ours:.5g}"),
                 "better": row.better,
             }
 

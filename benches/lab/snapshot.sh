@@ -97,27 +97,28 @@ snapshot_fsync() {
 # Large writes in order.
 large=(128M --bs=1M --iodepth=8)
 
-g_sequential() {
+g_sequential4() { sequential 4; }
+g_sequential64() { sequential 64; }
+
+# sequential CHUNK_KIB
+sequential() {
+    kib=$1
     disk origin 128
     disk cow 136
     each raw plain_sequential
     both snapshot_sequential
 }
 
-plain_sequential() {
-    local chunk
-    for chunk in 4 64; do
-        emit "sequential-${chunk}k-first" "$1" MiB/s "$(bandwidth $D/origin write "${large[@]}")"
-        emit "sequential-${chunk}k-again" "$1" MiB/s "$(bandwidth $D/origin write "${large[@]}")"
-    done
-}
+plain_sequential() { twice "$1" $D/origin; }
 
 snapshot_sequential() {
-    local chunk
-    for chunk in 4 64; do
-        snapshot snap $D/origin $D/cow $((chunk * 2))
-        emit "sequential-${chunk}k-first" "$1" MiB/s "$(bandwidth $D/snap write "${large[@]}")"
-        emit "sequential-${chunk}k-again" "$1" MiB/s "$(bandwidth $D/snap write "${large[@]}")"
-        remove snap
-    done
+    snapshot snap $D/origin $D/cow $((kib * 2))
+    twice "$1" $D/snap
+    remove snap
+}
+
+# twice SUBJECT DEVICE
+twice() {
+    emit "sequential-${kib}k-first" "$1" MiB/s "$(bandwidth "$2" write "${large[@]}")"
+    emit "sequential-${kib}k-again" "$1" MiB/s "$(bandwidth "$2" write "${large[@]}")"
 }
