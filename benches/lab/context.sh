@@ -105,7 +105,6 @@ lvm_merge() {
     emit lvm-merge "$1" s "$(awk "BEGIN { print $EPOCHREALTIME - $begun }")"
     [ -z "$(lvs --noheadings -o lv_name -S 'lv_name=snap' vg)" ] || die "lvconvert has not waited"
     vgremove --force --yes vg >&2
-    pvremove --yes $D/pv1 $D/pv2 >&2
     if [ "$1" = stock ]; then rmmod dm_snapshot; else rmmod dm_holey; fi
 }
 

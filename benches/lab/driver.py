@@ -102,13 +102,16 @@ def processor_seconds():
 
 def measure(options):
     """All results, and what went wrong."""
-    found, wrong = [], []
+    found, wrong, empty = [], [], True
     for profile, wanted in rows.chosen(options.quick, options.only, options.profile).items():
         boot = Boot(options, profile, wanted)
         boot.run()
+        empty = empty and not boot.figures
         wrong += boot.failed
         wrong += [f"{profile}: no figure for {what}" for what in results.missing(wanted, boot.groups, options.subject, boot.figures)]
         found += results.pairs(wanted, profile, boot.figures)
+    if empty and not wrong:
+        wrong.append("nothing was measured: --list tells what there is, and where")
     return found, wrong
 
 
@@ -155,8 +158,6 @@ def main():
             print(f"{row.bench:28} {row.title} ({row.unit}); {', '.join(row.profiles)}")
         return 0
     found, wrong, spread = spread_of(options)
-    if not found and not wrong:
-        sys.exit("bench: nothing has that in its name on that profile (--list tells the names)")
     show(found)
     results.save(options.output, found)
     recorded = results.load(RECORDED)

@@ -117,10 +117,12 @@ remove_all() {
     local name again=1
     while [ "$again" ]; do
         again=
-        for name in $(dmsetup info -c --noheadings -o name -S 'open=0' 2>/dev/null); do
-            if [ -d "/sys/kernel/config/nullb/$name" ] || [ "$name" = No ]; then continue; fi
-            dmsetup remove "$name" 2>/dev/null && again=1
-        done
+        # "No devices found" is not a name.
+        while read -r name; do
+            if [ -e "$D/$name" ] && [ ! -d "/sys/kernel/config/nullb/$name" ] && dmsetup remove "$name" 2>/dev/null; then
+                again=1
+            fi
+        done < <(dmsetup info -c --noheadings -o name -S 'open=0' 2>/dev/null)
     done
 }
 

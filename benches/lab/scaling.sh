@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash disable=SC2034,SC2086,SC2154,SC2206
-# Several processors. This is real time on a machine that may have other things to do, so the subjects take turns, and
-# the median of each counts.
+# Several processors. This is real time on a machine that may have other things to do. So the subjects take turns, and
+# what counts is the median over the rounds of how they did beside dm-linear in the same round.
 
-rounds=5
+rounds=9
 
 # Reads and second writes of all processors at once, on disks that answer at once and keep nothing.
 g_scaling() {
@@ -19,8 +19,10 @@ g_scaling() {
     done
     for bench in read-unchanged read-changed write-again; do
         rm -f "$WORK"/scaled.*
-        for ((round = 1; round <= rounds; round++)); do each linear stock holey scaled_job; done
-        each linear stock holey scaled_median
+        for ((round = 1; round <= rounds; round++)); do
+            for subject in linear stock holey; do scaled_job $subject; done
+        done
+        each linear stock holey scaled_result
     done
     remove scaled-linear scaled-stock scaled-holey
 }
@@ -30,10 +32,14 @@ scaled_job() {
     [ $bench != write-again ] || rw=randwrite
     [ $bench != read-unchanged ] || from=32M
     iops "$D/scaled-$1" $rw 32M --ioengine=psync --iodepth=1 --offset=$from --numjobs="$(nproc)" --group_reporting \
-        --time_based --runtime=1 --thread >>"$WORK/scaled.$1"
+        --time_based --runtime=500ms --thread >>"$WORK/scaled.$1"
 }
 
-scaled_median() { emit "scale-$bench" "$1" IOPS "$(median "$WORK/scaled.$1")"; }
+# The median of dm-linear, times the median of what the subject had of it.
+scaled_result() {
+    paste "$WORK/scaled.$1" "$WORK/scaled.linear" | awk '{ print $1 / $2 }' >"$WORK/scaled.ratio"
+    emit "scale-$bench" "$1" IOPS "$(awk "BEGIN { print $(median "$WORK/scaled.linear") * $(median "$WORK/scaled.ratio") }")"
+}
 
 # median FILE
 median() { sort -n "$1" | sed -n "$((($(wc -l <"$1") + 1) / 2))p"; }
