@@ -41,6 +41,12 @@ def kind(subject):
     return subject.split("-")[0]
 
 
+def opacity(subject):
+    """Variants of one subject are told apart by how strong their colour is."""
+    strength = {"idle": 0.3, "25%": 0.6}.get(subject.partition("-")[2])
+    return f' fill-opacity="{strength}"' if strength else ""
+
+
 def label(subject):
     first, _, rest = subject.partition("-")
     return NAMES[first] + (f", {rest}" if rest else "")
@@ -82,7 +88,7 @@ def bars(title, groups, logarithmic=False):
         shapes.append(f'<text x="{LEFT - 10}" y="{middle:.0f}" text-anchor="end">{escape(text)}</text>')
         for subject, value in group:
             end = scale.at(value)
-            faint = ' fill-opacity="0.5"' if "-" in subject else ""
+            faint = opacity(subject)
             shape = f'<rect x="{LEFT}" y="{at}" width="{max(end - LEFT, 1):.1f}" height="{BAR - 2}"'
             shapes.append(f'{shape} fill="{COLOURS[kind(subject)]}"{faint}/>')
             shapes.append(f'<text x="{end + 5:.1f}" y="{at + 10}" font-size="11">{number(value)}</text>')
@@ -122,7 +128,7 @@ def axis(scale, bottom):
 def legend(subjects):
     shapes, x = [], 20
     for subject in subjects:
-        faint = ' fill-opacity="0.5"' if "-" in subject else ""
+        faint = opacity(subject)
         shapes.append(f'<rect x="{x}" y="54" width="12" height="12" fill="{COLOURS[kind(subject)]}"{faint}/>')
         shapes.append(f'<text x="{x + 17}" y="64" font-size="12">{escape(label(subject))}</text>')
         x += 35 + 7 * len(label(subject))

@@ -5,7 +5,6 @@ import chart
 import rows
 
 FAMILIES = (
-    ("The disks", ("disk-flush",), ""),
     ("Writing and reading a snapshot", ("write-", "read-changed", "read-unchanged"), "instructions"),
     ("Merging", ("merge-scattered", "merge-runs", "lvm-"), ""),
     ("Writing to an origin", ("origin-write",), ""),
@@ -65,6 +64,7 @@ class Page:
         plots = [name for name, _ in self.plots()]
         if "overview.svg" in plots:
             out.append(".. image:: overview.svg\n   :alt: Ratios of dmholey to dm-snapshot for every row below.\n")
+        out += self.disks()
         for title, starts, ends in FAMILIES:
             lines = list(self.measured(starts, ends))
             if lines:
@@ -87,6 +87,12 @@ class Page:
             others = "; ".join(self.ratio(row, profile, "holey", peer) for peer in peers)
             body.append((*ours, ratio, against or "-", others or "-"))
         return list_table(header, body, "26 8 12 12 8 24 10")
+
+    def disks(self):
+        lines = list(self.measured(("disk-flush",)))
+        body = [(profile, rows.PROFILES[profile], shown(self.values[row.bench, profile], "raw")) for row, profile in lines]
+        table = list_table(("Disk", "What it stands for", "A flush, as it was waited for, µs"), body, "10 60 20")
+        return [heading("The disks"), table] if lines else []
 
     def latencies(self, plots):
         lines = list(self.measured(("merge-latency",)))

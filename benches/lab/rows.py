@@ -14,6 +14,8 @@ PROFILES = {
 CPUS = {"cpus1": 1, "cpus2": 2, "cpus4": 4, "cpus8": 8}
 EVERYWHERE = (*PROFILES, *CPUS)
 FAST = ("free", "2ms", "10ms")
+# How much of the time a merge may copy.
+RATES = ("100%", "25%")
 ALL = tuple(PROFILES)
 # The quick set: one disk on which flushes cost something is enough for most, the one that repeats best.
 QUICK = ("free", "exact", "10ms")
@@ -44,9 +46,14 @@ class Row:
 
     def subjects(self):
         """Who is in it, as it is shown: the limits first, then stock, ours and the others."""
-        names = list(dict.fromkeys(name for pair in self.pairs for name in pair))
-        order = ("raw", "linear", "copy", "dd", "stock", "holey")
-        return sorted(names, key=lambda name: order.index(name.split("-")[0]) if name.split("-")[0] in order else 9)
+        names = dict.fromkeys(name for pair in self.pairs for name in pair)
+        order, variants = ("raw", "linear", "copy", "dd", "stock", "holey"), ("", "idle", *reversed(RATES))
+
+        def place(name):
+            kind, _, variant = name.partition("-")
+            return order.index(kind) if kind in order else len(order), variants.index(variant)
+
+        return sorted(names, key=place)
 
 
 def against(*peers, context=()):
@@ -56,7 +63,6 @@ def against(*peers, context=()):
 
 
 STOCK = against()
-RATES = ("100%", "25%")
 DISTURBED = (
     *((f"holey-{rate}", "holey-idle") for rate in RATES),
     *((f"stock-{rate}", "stock-idle") for rate in RATES),
@@ -79,8 +85,9 @@ def cost_row(bench, group, short, title, unit, **more):
     return Row(bench, group, short, title, unit, STOCK, ("free",), ("free",), "lower", **more)
 
 
-def sequential_row(chunk, again, title):
+def sequential_row(chunk, again):
     when = "again" if again else "first"
+    title = f"writes of 1 MiB in order, chunks of {chunk} KiB{', for the second time' if again else ''}"
     bench, short = f"sequential-{chunk}k-{when}", f"large, {chunk} KiB, {when}"
     return Row(bench, f"sequential{chunk}", short, title, "MiB/s", against("raw"), ALL, ("free",) if chunk == 4 else ())
 
@@ -93,7 +100,7 @@ ROWS = (
     Row("disk-flush", "flush", "flush", "an fsync after a single write", "us", (("linear", "raw"),), ALL, ("exact",), "lower"),
     snapshot_row("write-first", "first", "first write", "first write to a snapshot", ("raw", "linear"), profiles=ALL, quick=QUICK),
     snapshot_row(
-        "write-fsync", "fsync", "with fsync", "the same with an fsync after every 64", ("raw",), profiles=ALL, quick=("exact",)
+        "write-fsync", "fsync", "with fsync", "first write to a snapshot, fsync after every 64", ("raw",), profiles=ALL, quick=("exact",)
     ),
     snapshot_row("write-again", "again", "second write", "second write to a snapshot", ("linear", "raw"), quick=("free",)),
     snapshot_row("read-changed", "again", "read, changed", "read of changed chunks", ("linear", "raw"), quick=("free",)),
@@ -139,10 +146,10 @@ ROWS = (
     origin_row(1, ("free", "exact"), profiles=ALL, pairs=against("raw", context=OTHERS), context=OTHERS),
     origin_row(4, ("free",), pairs=against("raw")),
     origin_row(8, (), pairs=against("raw")),
-    sequential_row(4, False, "writes of 1 MiB in order, chunks of 4 KiB"),
-    sequential_row(4, True, "the same for the second time"),
-    sequential_row(64, False, "writes of 1 MiB in order, chunks of 64 KiB"),
-    sequential_row(64, True, "the same for the second time"),
+    sequential_row(4, False),
+    sequential_row(4, True),
+    sequential_row(64, False),
+    sequential_row(64, True),
     cost_row("activate-scattered", "million", "activate, single", "activation with 1,000,000 single chunks", "s"),
     cost_row("activate-runs", "million", "activate, runs", "activation with 1,000,000 chunks in runs", "s"),
     cost_row("memory-scattered", "million", "memory, single", "kernel memory for a single chunk", "bytes"),
