@@ -15,6 +15,9 @@ import page
 import results
 import rows
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model"))
+import model  # noqa: E402
+
 TOP = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 RECORDED = TOP / "benches/recorded.json"
@@ -149,6 +152,10 @@ def keep(options, found):
     if spread:
         results.save(FOLDER / "spread.json", spread)
     page.write(list(kept.values()), spread, FOLDER)
+    try:
+        model.write(list(kept.values()), FOLDER)
+    except KeyError as lacking:
+        say(f"the page about other machines stays as it is: there is no figure for {lacking}")
 
 
 def main():

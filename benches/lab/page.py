@@ -170,7 +170,7 @@ def write(found, spread, folder):
     folder.mkdir(parents=True, exist_ok=True)
     plots = dict(page.plots())
     for old in folder.glob("*.svg"):
-        if old.name not in plots and "Made by scripts/bench" in old.read_text():
+        if old.name not in plots and not old.name.startswith("model-"):
             old.unlink()
     for name, picture in plots.items():
         (folder / name).write_text(picture)
