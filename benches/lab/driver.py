@@ -93,7 +93,7 @@ class Boot:
             return
         if "bench" in said:
             self.figures[said["bench"], said["subject"]] = said["value"]
-            print(f"{self.profile:9} {said['bench']:28} {said['subject']:12} {said['value']:14,.2f} {said['unit']}", flush=True)
+            print(f"{self.profile:10} {said['bench']:28} {said['subject']:12} {said['value']:14,.2f} {said['unit']}", flush=True)
         elif "failed" in said:
             self.failed.append(f"{self.profile}: {said['failed']}")
 
@@ -136,10 +136,10 @@ def spread_of(options):
 
 def show(found):
     """Ours and stock's beside what they are held against."""
-    print(f"\n{'profile':9} {'bench':28} {'subject':12} {'peer':12} {'subject':>14} {'peer':>14} {'ratio':>8}")
+    print(f"\n{'profile':10} {'bench':28} {'subject':12} {'peer':12} {'subject':>14} {'peer':>14} {'ratio':>8}")
     for result in found:
         values = f"{result['subject_value']:14,.2f} {result['peer_value']:14,.2f} {result['ratio']:8.2f}"
-        print(f"{result['profile']:9} {result['bench']:28} {result['subject']:12} {result['peer']:12} {values}")
+        print(f"{result['profile']:10} {result['bench']:28} {result['subject']:12} {result['peer']:12} {values}")
 
 
 def keep(options, found):

@@ -55,11 +55,10 @@ free | cpus*) NANOSECONDS=100000 QUEUE=256 CACHE=0 FLUSH_MS=0 ;;
 2ms) NANOSECONDS=100000 QUEUE=256 CACHE=64 FLUSH_MS=2 ;;
 10ms) NANOSECONDS=100000 QUEUE=256 CACHE=64 FLUSH_MS=10 ;;
 rotating) NANOSECONDS=5000000 QUEUE=1 CACHE=64 FLUSH_MS=10 ;;
-exact) NANOSECONDS=100000 QUEUE=256 CACHE=64 FLUSH_MS=exactly ;;
+2ms-exact) NANOSECONDS=100000 QUEUE=256 CACHE=64 FLUSH_NANOSECONDS=2000000 ;;
+10ms-exact) NANOSECONDS=100000 QUEUE=256 CACHE=64 FLUSH_NANOSECONDS=10000000 ;;
 *) die "no such profile: $PROFILE" ;;
 esac
-# How long a flush takes on "exact".
-EXACT_FLUSH=2000000
 
 # null_disk NAME MIB [SETTING=VALUE...]: /dev/NAME
 null_disk() {
@@ -73,12 +72,12 @@ null_disk() {
 # disk NAME MIB [SIZE_MIB]: $D/NAME, of which so much has been written to, so that nobody pays for the first use of its
 # memory. Only that takes memory.
 disk() {
-    local sectors flush="/dev/$1 0 $FLUSH_MS"
+    local sectors flush="/dev/$1 0 ${FLUSH_MS:-0}"
     if [ ! -e "$D/$1" ]; then
         null_disk "$1" "${3:-1024}" irqmode=2 completion_nsec=$NANOSECONDS hw_queue_depth=$QUEUE cache_size=$CACHE
-        if [ $FLUSH_MS = exactly ]; then
+        if [ -n "${FLUSH_NANOSECONDS:-}" ]; then
             # dm-delay counts in ticks, null_blk in nanoseconds: flushes go to a disk of their own that takes so long.
-            null_disk "flush-$1" "${3:-1024}" irqmode=2 completion_nsec=$EXACT_FLUSH cache_size=$CACHE
+            null_disk "flush-$1" "${3:-1024}" irqmode=2 completion_nsec=$FLUSH_NANOSECONDS cache_size=$CACHE
             flush="/dev/flush-$1 0 0"
         fi
         sectors=$(blockdev --getsz "/dev/$1")

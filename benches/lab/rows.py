@@ -7,7 +7,8 @@ PROFILES = {
     "free": "no write cache: a flush costs nothing",
     "2ms": "a write cache, 2 ms to flush: an SSD without power-loss protection",
     "10ms": "a write cache, 10 ms to flush: eMMC, SD cards",
-    "exact": "as 2ms, but timed to the nanosecond and not in ticks of the kernel",
+    "2ms-exact": "as 2ms, but timed to the nanosecond and not in ticks of the kernel",
+    "10ms-exact": "as 10ms, timed in that way",
     "rotating": "one request at a time, 5 ms each, 10 ms to flush: a disk that rotates",
 }
 # Several processors, in real time.
@@ -17,8 +18,10 @@ FAST = ("free", "2ms", "10ms")
 # How much of the time a merge may copy.
 RATES = ("100%", "25%")
 ALL = tuple(PROFILES)
-# The quick set: one disk on which flushes cost something is enough for most, the one that repeats best.
-QUICK = ("free", "exact", "10ms")
+EXACT = ("2ms-exact", "10ms-exact")
+# The quick set: one disk on which flushes cost something is enough. What ends with a tick of the kernel depends on more
+# than the code: a microsecond can make a tick of difference.
+QUICK = ("free", "2ms-exact")
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,10 @@ def scale_row(bench, group, title, unit, pairs, **more):
 
 
 ROWS = (
-    Row("disk-flush", "flush", "flush", "an fsync after a single write", "us", (("linear", "raw"),), ALL, ("exact",), "lower"),
+    Row("disk-flush", "flush", "flush", "an fsync after a single write", "us", (("linear", "raw"),), ALL, ("2ms-exact",), "lower"),
     snapshot_row("write-first", "first", "first write", "first write to a snapshot", ("raw", "linear"), profiles=ALL, quick=QUICK),
     snapshot_row(
-        "write-fsync", "fsync", "with fsync", "first write to a snapshot, fsync after every 64", ("raw",), profiles=ALL, quick=("exact",)
+        "write-fsync", "fsync", "with fsync", "first write to a snapshot, fsync after every 64", ("raw",), profiles=ALL, quick=("2ms-exact",)
     ),
     snapshot_row("write-again", "again", "second write", "second write to a snapshot", ("linear", "raw"), quick=("free",)),
     snapshot_row("read-changed", "again", "read, changed", "read of changed chunks", ("linear", "raw"), quick=("free",)),
@@ -127,8 +130,8 @@ ROWS = (
         "a read while a merge runs, 99th percentile",
         "us",
         DISTURBED,
-        (*FAST, "exact"),
-        ("exact",),
+        (*FAST, *EXACT),
+        ("2ms-exact",),
         "lower",
     ),
     Row(
@@ -138,12 +141,12 @@ ROWS = (
         "a write while a merge runs, 99th percentile",
         "us",
         DISTURBED,
-        (*FAST, "exact"),
-        ("exact",),
+        (*FAST, *EXACT),
+        ("2ms-exact",),
         "lower",
     ),
-    Row("merge-latency-rate", "merge_latency", "rate", "chunks merged meanwhile", "chunks/s", MERGED, (*FAST, "exact"), ("exact",)),
-    origin_row(1, ("free", "exact"), profiles=ALL, pairs=against("raw", context=OTHERS), context=OTHERS),
+    Row("merge-latency-rate", "merge_latency", "rate", "chunks merged meanwhile", "chunks/s", MERGED, (*FAST, *EXACT), ("2ms-exact",)),
+    origin_row(1, ("free", "2ms-exact"), profiles=ALL, pairs=against("raw", context=OTHERS), context=OTHERS),
     origin_row(4, ("free",), pairs=against("raw")),
     origin_row(8, (), pairs=against("raw")),
     sequential_row(4, False),

@@ -151,7 +151,7 @@ class Lab:
 def check(lab):
     """(work, profile, predicted, measured) where the lab has measured what the costs were not taken from."""
     for work in WORKS:
-        for profile in ("exact", "2ms", "10ms"):
+        for profile in ("2ms-exact", "10ms-exact", "2ms", "10ms"):
             measured = lab.values.get((work.bench, profile, work.subject))
             if measured and ("disk-flush", profile, "raw") in lab.values:
                 yield work, profile, predict(work, lab.costs(work), lab.disk(profile), LAB_DEPTH, 1, LAB_RATE)[0], measured
