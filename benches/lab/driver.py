@@ -93,7 +93,8 @@ class Boot:
             return
         if "bench" in said:
             self.figures[said["bench"], said["subject"]] = said["value"]
-            print(f"{self.profile:10} {said['bench']:28} {said['subject']:12} {said['value']:14,.2f} {said['unit']}", flush=True)
+            what = f"{self.profile:10} {said['bench']:28} {said['subject']:12}"
+            print(f"{what} {said['value']:14,.2f} {said['unit']}", flush=True)
         elif "failed" in said:
             self.failed.append(f"{self.profile}: {said['failed']}")
 

@@ -19,6 +19,8 @@ per_second() { awk "BEGIN { printf \"%.3f\", $1 / $2 }"; }
 # Single chunks, none next to another on the origin.
 g_merge_scattered() {
     exceptions=$((16384 * SCALE))
+    # On a disk that does one thing at a time, a quarter takes long enough.
+    if [ "$PROFILE" = rotating ]; then exceptions=$((exceptions / 4)); fi
     mib=$((128 * SCALE))
     disk origin $mib
     disk cow $((72 * SCALE))
