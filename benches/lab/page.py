@@ -15,7 +15,12 @@ FAMILIES = (
 PLOTS = (
     ("writes", "First write to a snapshot, IOPS", ("write-first",), False),
     ("merge", "Merge of single chunks, chunks a second (logarithmic)", ("merge-scattered",), True),
-    ("latency", "Reads and writes while a merge runs, 99th percentile, µs (logarithmic)", ("merge-latency-read", "merge-latency-write"), True),
+    (
+        "latency",
+        "Reads and writes while a merge runs, 99th percentile, µs (logarithmic)",
+        ("merge-latency-read", "merge-latency-write"),
+        True,
+    ),
     ("origin", "First write to an origin, IOPS (logarithmic)", ("origin-write-1", "origin-write-4", "origin-write-8"), True),
 )
 

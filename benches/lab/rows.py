@@ -103,7 +103,13 @@ ROWS = (
     Row("disk-flush", "flush", "flush", "an fsync after a single write", "us", (("linear", "raw"),), ALL, ("2ms-exact",), "lower"),
     snapshot_row("write-first", "first", "first write", "first write to a snapshot", ("raw", "linear"), profiles=ALL, quick=QUICK),
     snapshot_row(
-        "write-fsync", "fsync", "with fsync", "first write to a snapshot, fsync after every 64", ("raw",), profiles=ALL, quick=("2ms-exact",)
+        "write-fsync",
+        "fsync",
+        "with fsync",
+        "first write to a snapshot, fsync after every 64",
+        ("raw",),
+        profiles=ALL,
+        quick=("2ms-exact",),
     ),
     snapshot_row("write-again", "again", "second write", "second write to a snapshot", ("linear", "raw"), quick=("free",)),
     snapshot_row("read-changed", "again", "read, changed", "read of changed chunks", ("linear", "raw"), quick=("free",)),

@@ -72,6 +72,7 @@ class Work:
 
 # Entries of an area of a store with chunks of 4 KiB.
 AREA = 256
+# How the targets work, not what that costs: to be changed when they do.
 WORKS = (
     Work("write-first", "raw", 1, 1),
     Work("write-first", "stock", 1, 1 + 1 / AREA, 0, 1, True),
@@ -190,7 +191,7 @@ def tables(lab):
     yield "cores", header, body, "20 14 16 16 16 16"
     body = []
     for work, profile, predicted, measured in check(lab):
-        cells = (chart.number(predicted), chart.number(measured), f"{predicted / measured - 1:+.0%}")
+        cells = (chart.number(predicted), chart.number(measured), f"{round(100 * (predicted / measured - 1)):+d} %")
         body.append((TITLES[work.bench], chart.label(work.subject), profile, *cells))
     header = ("What", "Who", "Disk", "Predicted", "Measured", "Off by")
     yield "check", header, body, "24 16 10 16 16 10"
