@@ -170,7 +170,10 @@ def main():
     results.save(options.output, found)
     recorded = results.load(RECORDED)
     if options.record and not wrong:
-        results.save(RECORDED, dict(sorted({**recorded, **results.recordable(found)}.items())))
+        # A part of the set leaves the rest as it was.
+        is_part = options.only or options.profile or options.subject
+        kept = recorded if is_part else {}
+        results.save(RECORDED, dict(sorted({**kept, **results.recordable(found)}.items())))
     elif options.quick:
         wrong += results.fallen(found, recorded)
     if options.repeat > 1:
