@@ -147,9 +147,9 @@ def spread_text(spread):
     worst = sorted(width, key=lambda name: -width[name])[:8]
     body = [(name, *(f"{value:,.2f}" for value in figures[name]), f"{width[name]:.2%}") for name in worst]
     text = (
-        f"The quick set was run {spread['runs']} times on a machine that had other things to do meanwhile.\n"
-        f"Of {len(width)} figures, {same} were the same to the last digit each time, and {within} differed by 1 % or less.\n"
-        "Those that differed most:\n"
+        f"The figures named here were measured {spread['runs']} times, on a machine that had other things to do meanwhile.\n"
+        f"Of {len(width)}, {same} were the same to the last digit each time, and {within} differed by 1 % or less.\n"
+        "Those that differed most (``spread.json`` has all):\n"
     )
     return text + "\n" + list_table(("Figure", "Smallest", "Largest", "Difference"), body, "40 20 20 20")
 
