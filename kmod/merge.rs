@@ -59,11 +59,9 @@ use crate::holey_core::format::Exception;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
 use crate::holey_core::index::Run;
-use crate::holey_core::merge::next_length;
 use crate::holey_core::merge::window_start;
 use crate::holey_core::merge::Position;
 use crate::holey_core::merge::Window;
-use crate::holey_core::merge::FIRST_LENGTH;
 use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
 use crate::origin_set::Origin;
@@ -80,18 +78,17 @@ use crate::snapshot::Line;
 use crate::store;
 use core::mem;
 use core::sync::atomic::AtomicBool;
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use kernel::impl_has_work;
 use kernel::new_work;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::SetOnce;
-use kernel::time::Instant;
-use kernel::time::Monotonic;
 use kernel::workqueue::Work;
 use kernel::workqueue::WorkItem;
 
+/// Most exceptions in a window: held writes wait for a window to end.
+const MOST_ENTRIES: u64 = 4096;
 /// Most data in a window, in sectors (64 MiB).
 const MOST_SECTORS: u64 = 64 << 11;
 /// Longest single copy, in sectors (1 MiB).
@@ -133,8 +130,6 @@ pub(crate) struct Merge {
     copies: Arc<MemPool<MergeCopy>>,
     copying: Arc<Gate>,
     copy_failed: AtomicBool,
-    /// Exceptions in the next window. Writes to its chunks are held until it ends.
-    length: AtomicU64,
     stopping: AtomicBool,
     failed: AtomicBool,
     queue: WorkQueue,
@@ -308,7 +303,6 @@ impl Merge {
                 copies: MemPool::new(RESERVED_COPIES)?,
                 copying: Gate::new()?,
                 copy_failed: AtomicBool::new(false),
-                length: AtomicU64::new(FIRST_LENGTH),
                 stopping: AtomicBool::new(false),
                 failed: AtomicBool::new(false),
                 queue: WorkQueue::new(c"holey_merge")?,
@@ -476,8 +470,7 @@ impl Merge {
             return Ok(false);
         }
         let chunk = overlay.chunk();
-        let length = self.length.load(Ordering::Relaxed);
-        let most = length.min(chunk.chunks_within(MOST_SECTORS).max(1));
+        let most = MOST_ENTRIES.min(chunk.chunks_within(MOST_SECTORS).max(1));
         let start = window_start(overlay.layout, listed, most);
         let mut entries = self.read_window(overlay, &mut area, start, listed)?;
         Window::plan(&mut entries);
@@ -487,7 +480,6 @@ impl Merge {
             // It is to stop.
             return Ok(true);
         }
-        let begun = Instant::<Monotonic>::now();
         self.state.lock().window = Some(entries.clone());
         let old = self.writers.turn();
         self.changed.wait_until(|| self.writers.is_quiet(old));
@@ -498,22 +490,18 @@ impl Merge {
             self.release(overlay);
         }
         copied?;
-        let held = self.finish_window(overlay, &mut area, &window, start)?;
-        let took = begun.elapsed().as_micros_ceil().try_into().unwrap_or(0);
-        self.length
-            .store(next_length(length, held, took), Ordering::Relaxed);
+        self.finish_window(overlay, &mut area, &window, start)?;
         Ok(true)
     }
 
-    /// The window is durably in the origin: takes it off the list and out of the index. Says
-    /// whether writes were held. Sleeps.
+    /// The window is durably in the origin: takes it off the list and out of the index. Sleeps.
     fn finish_window(
         &self,
         overlay: &Overlay,
         area: &mut Area,
         window: &Window<'_>,
         start: Position,
-    ) -> Result<bool> {
+    ) -> Result {
         let truncated = self.truncate(overlay, area);
         if truncated.is_err() {
             let mut state = self.state.lock();
@@ -522,7 +510,7 @@ impl Merge {
             drop(state);
             // They end with an error.
             drop(held);
-            return truncated.map(|()| false);
+            return truncated;
         }
         self.forget(overlay, window);
         let mut state = overlay.state.lock();
@@ -530,7 +518,8 @@ impl Merge {
         state.alloc.truncate(start.index(overlay.layout), end);
         drop(state);
         overlay.note_area(start.area);
-        Ok(self.release(overlay))
+        self.release(overlay);
+        Ok(())
     }
 
     /// The window whose truncation has failed.
@@ -676,11 +665,10 @@ impl Merge {
         }
     }
 
-    /// Ends a window: what was held goes where its chunks are now. Says whether there was any.
-    fn release(&self, overlay: &Overlay) -> bool {
+    /// Ends a window: what was held goes where its chunks are now.
+    fn release(&self, overlay: &Overlay) {
         let size = overlay.chunk();
         let State { mut held, .. } = mem::take(&mut *self.state.lock());
-        let any = !held.is_empty();
         while let Some(mut bio) = held.pop() {
             let (sector, offset) = (bio.sector(), size.offset_of(bio.sector()));
             match overlay.lookup(size.chunk_of(sector)) {
@@ -700,7 +688,6 @@ impl Merge {
                 None => bio.end_error(),
             }
         }
-        any
     }
 }
 
