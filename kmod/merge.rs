@@ -59,9 +59,11 @@ use crate::holey_core::format::Exception;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
 use crate::holey_core::index::Run;
+use crate::holey_core::merge::next_length;
 use crate::holey_core::merge::window_start;
 use crate::holey_core::merge::Position;
 use crate::holey_core::merge::Window;
+use crate::holey_core::merge::FIRST_LENGTH;
 use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
 use crate::origin_set::Origin;
@@ -78,17 +80,18 @@ use crate::snapshot::Line;
 use crate::store;
 use core::mem;
 use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use kernel::impl_has_work;
 use kernel::new_work;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::SetOnce;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 use kernel::workqueue::Work;
 use kernel::workqueue::WorkItem;
 
-/// Most exceptions in a window: held writes wait for a window to end.
-const MOST_ENTRIES: u64 = 4096;
 /// Most data in a window, in sectors (64 MiB).
 const MOST_SECTORS: u64 = 64 << 11;
 /// Longest single copy, in sectors (1 MiB).
@@ -130,6 +133,8 @@ pub(crate) struct Merge {
     copies: Arc<MemPool<MergeCopy>>,
     copying: Arc<Gate>,
     copy_failed: AtomicBool,
+    /// Exceptions in the next window. Writes to its chunks are held until it ends.
+    length: AtomicU64,
     stopping: AtomicBool,
     failed: AtomicBool,
     queue: WorkQueue,
@@ -303,6 +308,7 @@ impl Merge {
                 copies: MemPool::new(RESERVED_COPIES)?,
                 copying: Gate::new()?,
                 copy_failed: AtomicBool::new(false),
+                length: AtomicU64::new(FIRST_LENGTH),
                 stopping: AtomicBool::new(false),
                 failed: AtomicBool::new(false),
                 queue: WorkQueue::new(c"holey_merge")?,
@@ -470,7 +476,8 @@ impl Merge {
             return Ok(false);
         }
         let chunk = overlay.chunk();
-        let most = MOST_ENTRIES.min(chunk.chunks_within(MOST_SECTORS).max(1));
+        let length = self.length.load(Ordering::Relaxed);
+        let most = length.min(chunk.chunks_within(MOST_SECTORS).max(1));
         let start = window_start(overlay.layout, listed, most);
         let mut entries = self.read_window(overlay, &mut area, start, listed)?;
         Window::plan(&mut entries);
@@ -480,28 +487,34 @@ impl Merge {
             // It is to stop.
             return Ok(true);
         }
+        let begun = Instant::<Monotonic>::now();
         self.state.lock().window = Some(entries.clone());
         let old = self.writers.turn();
         self.changed.wait_until(|| self.writers.is_quiet(old));
-        let copied = self
-            .copy_window(overlay, &window)
-            .and_then(|()| self.origin_device.flush());
+        let copying = Instant::<Monotonic>::now();
+        let copied = self.copy_window(overlay, &window);
+        let copying = copying.elapsed().as_micros_ceil().try_into().unwrap_or(0);
+        let copied = copied.and_then(|()| self.origin_device.flush());
         if copied.is_err() {
             self.release(overlay);
         }
         copied?;
-        self.finish_window(overlay, &mut area, &window, start)?;
+        let held = self.finish_window(overlay, &mut area, &window, start)?;
+        let took = begun.elapsed().as_micros_ceil().try_into().unwrap_or(0);
+        self.length
+            .store(next_length(length, held, copying, took), Ordering::Relaxed);
         Ok(true)
     }
 
-    /// The window is durably in the origin: takes it off the list and out of the index. Sleeps.
+    /// The window is durably in the origin: takes it off the list and out of the index. Says
+    /// whether writes were held. Sleeps.
     fn finish_window(
         &self,
         overlay: &Overlay,
         area: &mut Area,
         window: &Window<'_>,
         start: Position,
-    ) -> Result {
+    ) -> Result<bool> {
         let truncated = self.truncate(overlay, area);
         if truncated.is_err() {
             let mut state = self.state.lock();
@@ -510,7 +523,7 @@ impl Merge {
             drop(state);
             // They end with an error.
             drop(held);
-            return truncated;
+            return truncated.map(|()| false);
         }
         self.forget(overlay, window);
         let mut state = overlay.state.lock();
@@ -518,8 +531,7 @@ impl Merge {
         state.alloc.truncate(start.index(overlay.layout), end);
         drop(state);
         overlay.note_area(start.area);
-        self.release(overlay);
-        Ok(())
+        Ok(self.release(overlay))
     }
 
     /// The window whose truncation has failed.
@@ -665,10 +677,11 @@ impl Merge {
         }
     }
 
-    /// Ends a window: what was held goes where its chunks are now.
-    fn release(&self, overlay: &Overlay) {
+    /// Ends a window: what was held goes where its chunks are now. Says whether there was any.
+    fn release(&self, overlay: &Overlay) -> bool {
         let size = overlay.chunk();
         let State { mut held, .. } = mem::take(&mut *self.state.lock());
+        let any = !held.is_empty();
         while let Some(mut bio) = held.pop() {
             let (sector, offset) = (bio.sector(), size.offset_of(bio.sector()));
             match overlay.lookup(size.chunk_of(sector)) {
@@ -688,6 +701,7 @@ impl Merge {
                 None => bio.end_error(),
             }
         }
+        any
     }
 }
 

@@ -55,6 +55,33 @@ pub fn window_start(layout: Layout, listed: u64, most: u64) -> Position {
     )
 }
 
+/// Entries of the first window of a merge.
+pub const FIRST_LENGTH: u64 = 512;
+/// Entries of the longest window.
+const MOST_LENGTH: u64 = 4096;
+/// Entries of the shortest one.
+const LEAST_LENGTH: u64 = 64;
+/// How long the copies of a window may take while others write to its chunks, in microseconds.
+const HELD_TIME: u64 = 5000;
+
+/// How many entries the next window has after one of `length` whose copies took so many of the
+/// microseconds that it took in all.
+///
+/// Writes to the chunks of a window are `held` until it ends. If there were any, the next one is to
+/// be over soon; if not, it may be longer. But what a window costs besides its copies, flushes and
+/// metadata writes, does not depend on its length: copies that take less time than that would make
+/// the merge last longer and hold writes hardly less.
+pub fn next_length(length: u64, held: bool, copying: u64, took: u64) -> u64 {
+    let next = if held {
+        let time = took.saturating_sub(copying).max(HELD_TIME);
+        let fits = length.saturating_mul(time) / copying.max(1);
+        fits.min(length)
+    } else {
+        length.saturating_add(length / 4)
+    };
+    next.clamp(LEAST_LENGTH, MOST_LENGTH)
+}
+
 /// The entries of a window, sorted by origin chunk.
 ///
 /// # Invariants
@@ -182,6 +209,24 @@ mod tests {
         assert_eq!(window_start(layout(), 1000, 100), at(3, 132));
         assert_eq!(window_start(layout(), 1, 0), at(0, 0));
         assert_eq!(at(3, 132).index(layout()), 900);
+    }
+
+    #[test]
+    fn windows_are_short_while_writes_are_held() {
+        let mut length = FIRST_LENGTH;
+        for _ in 0..20 {
+            length = next_length(length, false, 10_000_000, 11_000_000);
+        }
+        assert_eq!(length, MOST_LENGTH);
+        let copying = 4 * HELD_TIME;
+        assert_eq!(next_length(length, true, copying, copying), length / 4);
+        assert_eq!(next_length(length, true, copying, 3 * copying), length);
+        assert_eq!(
+            next_length(length, true, copying, copying * 3 / 2),
+            length / 2
+        );
+        assert_eq!(next_length(length, true, u64::MAX, 0), LEAST_LENGTH);
+        assert_eq!(next_length(u64::MAX, true, 0, 0), MOST_LENGTH);
     }
 
     #[test]
