@@ -111,6 +111,9 @@ fn next_chore(state: &mut State) -> Option<Chore> {
             failure,
         ));
     }
+    if state.is_to_be_told() {
+        return Some(Chore::Starve);
+    }
     let blocked = !state.blocked.writes.is_empty() || !state.blocked.origin.is_empty();
     if blocked && state.can_unblock() {
         let writable = state.is_writable();

@@ -15,6 +15,7 @@ use crate::dm::MemPool;
 use crate::dm::Pass;
 use crate::dm::Table;
 use crate::dm::WorkQueue;
+use crate::holey_core::alloc;
 use crate::holey_core::format::ChunkSize;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
@@ -370,7 +371,7 @@ impl Copier {
         if state.room() < chunks as usize {
             return;
         }
-        let Some(run) = state.alloc.take(chunks, self.cow_chunks(overlay)) else {
+        let Some(run) = self.take_chunks(overlay, &mut state, chunks) else {
             return;
         };
         if run.len < chunks {
@@ -564,7 +565,7 @@ impl Copier {
         if len == 0 {
             return Begin::NoSlot;
         }
-        let Some(taken) = state.alloc.take(len, self.cow_chunks(overlay)) else {
+        let Some(taken) = self.take_chunks(overlay, state, len) else {
             return Begin::NoSpace;
         };
         let run = Run {
@@ -574,6 +575,15 @@ impl Copier {
         };
         overlay.insert_slots(state, run);
         Begin::Run(run)
+    }
+
+    /// Takes up to `len` consecutive COW chunks.
+    fn take_chunks(&self, overlay: &Overlay, state: &mut State, len: u64) -> Option<alloc::Run> {
+        let taken = state.alloc.take(len, self.cow_chunks(overlay))?;
+        // There is space again, and the worker has not seen it yet: whoever finds none from now on
+        // is told of anew.
+        state.starving = None;
+        Some(taken)
     }
 
     /// The overlay and the chunks of it that a range of the origin touches.

@@ -173,6 +173,7 @@ impl State {
         !self.late.is_empty()
             || !self.send.is_empty()
             || self.condition == Condition::Invalidating
+            || self.is_to_be_told()
             || self.can_dismiss()
             || blocked && self.can_unblock()
             || self.is_commit_due() && self.is_gathered()
@@ -188,6 +189,13 @@ impl State {
     pub(crate) fn is_gathered(&self) -> bool {
         let (ready, filling) = (self.pending.ready_len(), self.pending.filling_len());
         self.hurry || self.gather.is_over(ready, filling)
+    }
+
+    /// Whether somebody waits for space and no event has told of it.
+    pub(crate) fn is_to_be_told(&self) -> bool {
+        self.starving
+            .as_ref()
+            .is_some_and(|starving| !starving.told)
     }
 
     /// Whether writes to the snapshot have to end, as they cannot wait for space any longer.

@@ -299,6 +299,32 @@ t_queue_suspend_origin() {
     check origin base
 }
 
+# event_is NUMBER: snap has had so many
+event_is() { [ "$(event_of snap)" = $1 ]; }
+
+# Each time that the store is full there is an event: also when all was quiet before, and when somebody else takes
+# the new space before those who wait have seen it.
+t_queue_event_each_time() {
+    local waiting writer
+    start_queue
+    fill snap snap 2 --count 1008
+    # All is committed, and the worker asleep.
+    sync $D/snap
+    sleep 2
+    equal "$(event_of snap)" 0 "events"
+    stamp fill $D/snap $WORK/one.model 3 --from 8000 --count 8 &
+    waiting=$!
+    eventually 10 event_is 1
+    waits $waiting
+    change store "$(linear_table store 1088)"
+    fill snap snap 3 --from 2000 --count 1000 &
+    writer=$!
+    eventually 10 event_is 2
+    waits $writer
+    extend
+    wait $writer $waiting
+}
+
 # A merge waits for space for its sibling, and stops all the same when it is told to.
 t_queue_merge_sibling() {
     start_queue
