@@ -467,7 +467,7 @@ impl Merge {
         // What a torn write has left behind the end of the list would be taken up by stock.
         store::scrub(&self.io, &self.cow_device, overlay, &mut area.image)?;
         if let Some((start, entries)) = self.unlisted() {
-            let window = Window::of_sorted(&entries);
+            let window = Window::new(&entries);
             self.finish_window(overlay, &mut area, &window, start)?;
             return Ok(true);
         }
@@ -480,9 +480,9 @@ impl Merge {
         let most = length.min(chunk.chunks_within(MOST_SECTORS).max(1));
         let start = window_start(overlay.layout, listed, most);
         let mut entries = self.read_window(overlay, &mut area, start, listed)?;
-        Window::plan(&mut entries);
+        store::sort(&mut entries)?;
         let entries = Arc::new(entries, GFP_KERNEL)?;
-        let window = Window::of_sorted(&entries);
+        let window = Window::new(&entries);
         if !self.secure_window(overlay, &window) {
             // It is to stop.
             return Ok(true);
@@ -711,7 +711,7 @@ impl State {
         let Some(entries) = &self.window else {
             return (false, most);
         };
-        let window = Window::of_sorted(entries);
+        let window = Window::new(entries);
         let inside = window.touches(chunk, chunk);
         let mut len = 1;
         while len < most && window.touches(chunk + len, chunk + len) == inside {

@@ -22,6 +22,7 @@ use crate::holey_core::format::SECTOR_SIZE;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
 use crate::holey_core::index::Run;
+use crate::holey_core::merge::Window;
 use crate::holey_core::sort::sort_by_origin;
 use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
@@ -362,28 +363,18 @@ impl AreaReader {
     }
 }
 
-/// Adds entries to the index, in the order of the origin, in which that is quickest.
-fn add_all(overlay: &Overlay, entries: &mut KVVec<Exception>) -> Result<(), StoreError> {
+/// Sorts by origin chunk.
+pub(crate) fn sort(entries: &mut KVVec<Exception>) -> Result<(), AllocError> {
     let nothing = Exception { origin: 0, cow: 0 };
     let mut scratch = KVVec::from_elem(nothing, entries.len(), GFP_KERNEL)?;
     sort_by_origin(entries, &mut scratch);
-    drop(scratch);
-    let mut run: Option<Run> = None;
-    for entry in entries.iter() {
-        let next = Run::from(*entry);
-        match &mut run {
-            Some(run) if run.end() > next.origin => {
-                return Err(FormatError::OriginTwice(*entry).into())
-            }
-            Some(run) if run.len < Run::MAX_LEN && run.continues_with(next) => run.len += 1,
-            _ => {
-                if let Some(run) = run.replace(next) {
-                    add(overlay, run)?;
-                }
-            }
-        }
-    }
-    if let Some(run) = run {
+    Ok(())
+}
+
+/// Adds entries to the index, in the order of the origin, in which that is quickest.
+fn add_all(overlay: &Overlay, entries: &mut KVVec<Exception>) -> Result<(), StoreError> {
+    sort(entries)?;
+    for run in Window::new(entries).runs(Run::MAX_LEN) {
         add(overlay, run)?;
     }
     entries.clear();

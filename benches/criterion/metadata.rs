@@ -16,6 +16,7 @@ use holey_core::format::ChunkSize;
 use holey_core::format::Exception;
 use holey_core::format::Layout;
 use holey_core::merge::Window;
+use holey_core::sort::sort_by_origin;
 use std::hint::black_box;
 
 /// A prime near 2^32 divided by the golden ratio.
@@ -83,8 +84,11 @@ fn plan(c: &mut Criterion) {
         ] {
             group.bench_function(BenchmarkId::new(name, count), |b| {
                 b.iter_batched_ref(
-                    || entries.clone(),
-                    |entries| Window::plan(entries).runs(256).count(),
+                    || (entries.clone(), entries.clone()),
+                    |(entries, scratch)| {
+                        sort_by_origin(entries, scratch);
+                        Window::new(entries).runs(256).count()
+                    },
                     BatchSize::LargeInput,
                 );
             });

@@ -92,15 +92,9 @@ pub struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// Sorts the entries. No origin chunk may be in there twice.
-    pub fn plan(entries: &'a mut [Exception]) -> Self {
-        sort(entries);
-        // INVARIANT: Just sorted.
-        Self { entries }
-    }
-
-    /// Takes entries that [`Self::plan`] has sorted before.
-    pub fn of_sorted(entries: &'a [Exception]) -> Self {
+    /// Takes entries that [`sort_by_origin`](super::sort::sort_by_origin) has sorted.
+    pub const fn new(entries: &'a [Exception]) -> Self {
+        // INVARIANT: The caller has sorted them.
         Self { entries }
     }
 
@@ -118,41 +112,6 @@ impl<'a> Window<'a> {
             rest: self.entries,
             most: most.max(1),
         }
-    }
-}
-
-/// Sorts by origin chunk, in place: heapsort, which needs no memory, has no bad case and costs
-/// little stack in a kernel thread.
-fn sort(entries: &mut [Exception]) {
-    for root in (0..entries.len() / 2).rev() {
-        sift_down(entries, root);
-    }
-    let mut rest = entries;
-    while let Some(last) = rest.len().checked_sub(1) {
-        rest.swap(0, last);
-        rest = match rest.split_last_mut() {
-            Some((_, before)) => before,
-            None => return,
-        };
-        sift_down(rest, 0);
-    }
-}
-
-/// Moves the entry at `root` down until no child of it is larger.
-fn sift_down(heap: &mut [Exception], mut root: usize) {
-    let key = |heap: &[Exception], at: usize| heap.get(at).map(|entry| entry.origin);
-    loop {
-        let (left, right) = (2 * root + 1, 2 * root + 2);
-        let child = if key(heap, right) > key(heap, left) {
-            right
-        } else {
-            left
-        };
-        if key(heap, child) <= key(heap, root) {
-            return;
-        }
-        heap.swap(root, child);
-        root = child;
     }
 }
 
@@ -190,6 +149,7 @@ impl Iterator for Runs<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::format::ChunkSize;
+    use super::super::sort::sort_by_origin;
     use super::*;
     use std::vec::Vec;
 
@@ -230,17 +190,6 @@ mod tests {
     }
 
     #[test]
-    fn sorting_puts_any_order_right() {
-        for len in 0..200u64 {
-            let mut entries: Vec<_> = (0..len).map(|n| entry(n * 7919 % 211, n)).collect();
-            let mut want = entries.clone();
-            want.sort_unstable();
-            sort(&mut entries);
-            assert_eq!(entries, want);
-        }
-    }
-
-    #[test]
     fn runs_join_what_is_consecutive_on_both_sides() {
         let mut entries = [
             entry(7, 5),
@@ -250,7 +199,8 @@ mod tests {
             entry(6, 14),
             entry(8, 6),
         ];
-        let window = Window::plan(&mut entries);
+        sort_by_origin(&mut entries, &mut [entry(0, 0); 6]);
+        let window = Window::new(&entries);
         let runs: Vec<_> = window.runs(100).map(|r| (r.origin, r.cow, r.len)).collect();
         assert_eq!(runs, [(3, 10, 2), (5, 13, 2), (7, 5, 2)]);
         assert_eq!(window.runs(1).count(), 6);

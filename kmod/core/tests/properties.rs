@@ -16,6 +16,7 @@ use holey_core::merge::Window;
 use holey_core::pending::Pending;
 use holey_core::pending::Slot;
 use holey_core::pending::State;
+use holey_core::sort::sort_by_origin;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -394,7 +395,8 @@ proptest! {
         }
         let sorted = entries.clone();
         entries.sort_by_key(|entry| entry.cow.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let window = Window::plan(&mut entries);
+        sort_by_origin(&mut entries, &mut sorted.clone());
+        let window = Window::new(&entries);
         let mut rest = sorted.iter().copied();
         let mut last: Option<(u64, u64, u64)> = None;
         for run in window.runs(most) {

@@ -22,6 +22,7 @@ use holey_core::index::Run;
 use holey_core::merge::window_start;
 use holey_core::merge::Position;
 use holey_core::merge::Window;
+use holey_core::sort::sort_by_origin;
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -135,7 +136,7 @@ impl Merge {
     fn is_in_window(&self, chunk: u64) -> bool {
         let state = self.state.borrow();
         let window = state.window.as_ref();
-        window.is_some_and(|entries| Window::of_sorted(entries).touches(chunk, chunk))
+        window.is_some_and(|entries| Window::new(entries).touches(chunk, chunk))
     }
 
     /// Merges the last window of the list. False if the list is empty.
@@ -166,7 +167,8 @@ impl Merge {
             area.spill.start(0);
             area.spill.load(0, area.image.bytes(), 0);
         }
-        Window::plan(&mut entries);
+        let mut scratch = entries.clone();
+        sort_by_origin(&mut entries, &mut scratch);
         let entries = Rc::new(entries);
         self.secure_window(host, &entries).await;
         self.state.borrow_mut().window = Some(entries.clone());
@@ -273,7 +275,7 @@ impl Merge {
             return;
         }
         let runs = || {
-            Window::of_sorted(entries)
+            Window::new(entries)
                 .runs(u64::MAX)
                 .map(|run| self.sectors_of(run))
         };
@@ -335,7 +337,7 @@ impl Merge {
         entries: &[Exception],
     ) -> Result<(), Failed> {
         self.copy_failed.set(false);
-        for run in Window::of_sorted(entries).runs(self.most_run) {
+        for run in Window::new(entries).runs(self.most_run) {
             self.copying.set(self.copying.get() + 1);
             host.spawn(copy(host.clone(), self.clone(), run));
         }
@@ -352,7 +354,7 @@ impl Merge {
     /// Takes the window out of the index: reads go to the origin from now on.
     fn forget(&self, entries: &[Exception]) {
         let state = &mut *self.overlay.state.borrow_mut();
-        for run in Window::of_sorted(entries).runs(u64::MAX) {
+        for run in Window::new(entries).runs(u64::MAX) {
             state.map.remove(run);
         }
     }
