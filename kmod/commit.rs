@@ -123,9 +123,7 @@ fn next_chore(state: &mut State) -> Option<Chore> {
         return None;
     }
     Some(if state.is_commit_due() {
-        let (ready, filling) = (state.pending.ready_len(), state.pending.filling_len());
-        state.gather.begin(ready, filling);
-        if state.is_gathered() {
+        if state.begin_commit() {
             Chore::Commit
         } else {
             Chore::Gather
@@ -203,7 +201,8 @@ fn linger(this: &Arc<Copier>, overlay: &Overlay) -> bool {
 fn gather(this: &Arc<Copier>, overlay: &Overlay) -> bool {
     let patience = overlay.state.lock().gather.patience();
     // A tick more, as the first one may be over at once.
-    let jiffies = msecs_to_jiffies((patience / 1000) as u32).saturating_add(1);
+    let patience = u32::try_from(patience / 1000).unwrap_or(u32::MAX);
+    let jiffies = msecs_to_jiffies(patience).saturating_add(1);
     let stop = || this.is_retired() || overlay.state.lock().has_urgent_work();
     if !overlay
         .called
@@ -304,13 +303,9 @@ fn commit(this: &Arc<Copier>, overlay: &Overlay) {
             }
             drop(area);
             let took = start.elapsed().as_micros_ceil();
-            let released = settle(this, overlay, took.try_into().unwrap_or(0));
-            let hold = {
-                let state = overlay.state.lock();
-                state.gather.hold(released, state.pending.ready_len())
-            };
+            let hold = settle(this, overlay, took.try_into().unwrap_or(0));
             if hold != 0 {
-                fsleep(Delta::from_micros(hold as i64));
+                fsleep(Delta::from_micros(hold.into()));
             }
         }
         Err(_) => {
@@ -377,9 +372,9 @@ fn take(overlay: &Overlay, accept: impl FnMut(Exception) -> bool) -> usize {
     overlay.state.lock().pending.take(accept)
 }
 
-/// Lets those go on who waited for the commit, which took so many microseconds. Returns how many
-/// origin writers there were among them.
-fn settle(this: &Arc<Copier>, overlay: &Overlay, took: u64) -> u64 {
+/// Lets those go on who waited for the commit, which took so many microseconds. Returns for how many
+/// the next one is to wait for them.
+fn settle(this: &Arc<Copier>, overlay: &Overlay, took: u64) -> u32 {
     let mut origin = Bios::default();
     let mut done = Bios::default();
     let mut forward = Bios::default();
@@ -390,6 +385,7 @@ fn settle(this: &Arc<Copier>, overlay: &Overlay, took: u64) -> u64 {
         origin.append(&mut waiters.origin);
     }
     state.gather.committed(took);
+    let hold = state.gather.hold(released, state.pending.ready_len());
     let durable = state.pending.durable();
     while state
         .flushes
@@ -415,7 +411,7 @@ fn settle(this: &Arc<Copier>, overlay: &Overlay, took: u64) -> u64 {
         flush_cow(this, bio);
     }
     write_origin(this, origin);
-    released
+    hold
 }
 
 fn flush_cow(this: &Copier, mut bio: Bio) {

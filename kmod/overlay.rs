@@ -185,8 +185,15 @@ impl State {
         self.pending.ready_len() != 0 && soon
     }
 
+    /// A commit is due. Whether it has nothing to wait for.
+    pub(crate) fn begin_commit(&mut self) -> bool {
+        let filling = self.pending.filling_len();
+        self.gather.begin(self.pending.ready_len(), filling);
+        self.is_gathered()
+    }
+
     /// Whether a commit that is due has nothing to wait for.
-    pub(crate) fn is_gathered(&self) -> bool {
+    fn is_gathered(&self) -> bool {
         let (ready, filling) = (self.pending.ready_len(), self.pending.filling_len());
         self.hurry || self.gather.is_over(ready, filling)
     }

@@ -16,7 +16,7 @@
 /// A commit that takes less than this is not worth waiting for anybody, in microseconds.
 const QUICK: u64 = 500;
 /// The longest time to wait for writers to come back, in microseconds.
-const LONGEST_HOLD: u64 = 2500;
+const LONGEST_HOLD: u32 = 2500;
 
 /// What is known about commits of one overlay.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,11 +68,11 @@ impl Gather {
 
     /// How long the next one waits for `released` origin writers to come back, in microseconds,
     /// when `ready` exceptions wait for it already.
-    pub fn hold(&self, released: u64, ready: u64) -> u64 {
+    pub fn hold(&self, released: u64, ready: u64) -> u32 {
         if released == 0 || ready == 0 || self.typical < QUICK {
             return 0;
         }
-        (self.typical / 4).min(LONGEST_HOLD)
+        u32::try_from(self.typical / 4).map_or(LONGEST_HOLD, |hold| hold.min(LONGEST_HOLD))
     }
 }
 
