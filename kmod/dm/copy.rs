@@ -31,6 +31,7 @@ use super::wait::Gate;
 use super::wait::Pass;
 use super::workqueue::WorkQueue;
 use core::mem;
+use core::mem::MaybeUninit;
 use core::ptr;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicUsize;
@@ -106,21 +107,24 @@ impl Drop for CopyClient {
 }
 
 /// What a job keeps for its copy. It lies in the job, so that a copy needs no other memory.
-pub(crate) struct Flight {
+pub(crate) struct Flight(MaybeUninit<Begun>);
+
+/// A flight from the moment when it is begun until it is finished.
+struct Begun {
     job: *mut c_void,
-    ops: Option<&'static Ops>,
+    ops: &'static Ops,
     stage: Stage,
     /// The next one on a list.
-    next: *mut Flight,
+    next: *mut Begun,
     pages: [*mut page; MOST_PAGES],
     /// Bios that have not ended, and one for whoever sends them.
     writes: AtomicUsize,
     /// Destinations that have failed, a bit each.
     write_failed: AtomicUsize,
     read_failed: bool,
-    small: Option<Arc<Small>>,
+    small: Arc<Small>,
     /// Dropped after `small`.
-    pass: Option<Pass>,
+    pass: Pass,
 }
 
 // SAFETY: A flight belongs to one owner at a time, who may be any thread: the job is `Send`, and
@@ -137,18 +141,7 @@ enum Stage {
 impl Flight {
     /// A flight that has not begun.
     pub(crate) const fn new() -> Self {
-        Self {
-            job: ptr::null_mut(),
-            ops: None,
-            stage: Stage::Queued,
-            next: ptr::null_mut(),
-            pages: [ptr::null_mut(); MOST_PAGES],
-            writes: AtomicUsize::new(0),
-            write_failed: AtomicUsize::new(0),
-            read_failed: false,
-            small: None,
-            pass: None,
-        }
+        Self(MaybeUninit::uninit())
     }
 }
 
@@ -249,14 +242,18 @@ impl Small {
 
     fn start<J: CopyJob>(this: &Arc<Self>, mut job: PoolBox<J>) {
         let pass = this.flying.enter();
-        let flight: *mut Flight = job.flight();
-        let job = PoolBox::into_raw(job);
-        let begun = Flight {
-            job,
-            ops: Some(&OpsOf::<J>::OPS),
-            small: Some(this.clone()),
-            pass: Some(pass),
-            ..Flight::new()
+        let flight = job.flight().0.as_mut_ptr();
+        let begun = Begun {
+            job: PoolBox::into_raw(job),
+            ops: &OpsOf::<J>::OPS,
+            stage: Stage::Queued,
+            next: ptr::null_mut(),
+            pages: [ptr::null_mut(); MOST_PAGES],
+            writes: AtomicUsize::new(0),
+            write_failed: AtomicUsize::new(0),
+            read_failed: false,
+            small: this.clone(),
+            pass,
         };
         // SAFETY: The flight lies in the job, which nobody else uses any more.
         unsafe { flight.write(begun) };
@@ -271,7 +268,7 @@ impl Small {
     /// # Safety
     ///
     /// The caller owns the flight, and has given it away if false is returned.
-    unsafe fn provide(&self, flight: *mut Flight, count: usize) -> bool {
+    unsafe fn provide(&self, flight: *mut Begun, count: usize) -> bool {
         // SAFETY: By the contract of this function.
         let places = unsafe { (*flight).pages.get_mut(..count) }.unwrap_or(&mut []);
         let mut lists = self.lists.lock();
@@ -302,7 +299,7 @@ impl Small {
     /// # Safety
     ///
     /// The caller owns the flight, whose bios have all ended.
-    unsafe fn take_back(&self, flight: *mut Flight) {
+    unsafe fn take_back(&self, flight: *mut Begun) {
         // SAFETY: By the contract of this function.
         let places = unsafe { &mut (*flight).pages };
         let mut lists = self.lists.lock();
@@ -327,7 +324,7 @@ impl Small {
     /// flight is finished.
     unsafe fn request(
         &self,
-        flight: *mut Flight,
+        flight: *mut Begun,
         region: &bindings::dm_io_region,
         operation: c_uint,
     ) -> *mut bio {
@@ -365,7 +362,7 @@ impl Small {
     /// # Safety
     ///
     /// The caller owns the flight, and gives it away.
-    unsafe fn give(&self, flight: *mut Flight) {
+    unsafe fn give(&self, flight: *mut Begun) {
         // SAFETY: By the contract of this function.
         unsafe { self.lists.lock().due.push(flight) };
     }
@@ -398,7 +395,7 @@ impl WorkItem for Small {
 /// # Safety
 ///
 /// The caller owns the flight, and gives it away.
-unsafe fn attend(small: &Arc<Small>, flight: *mut Flight) {
+unsafe fn attend(small: &Arc<Small>, flight: *mut Begun) {
     // SAFETY: By the contract of this function.
     let stage = unsafe { (*flight).stage };
     match stage {
@@ -414,7 +411,7 @@ unsafe fn attend(small: &Arc<Small>, flight: *mut Flight) {
 /// # Safety
 ///
 /// As for [`attend`].
-unsafe fn read(small: &Arc<Small>, flight: *mut Flight) {
+unsafe fn read(small: &Arc<Small>, flight: *mut Begun) {
     // SAFETY: The flight is ours, and its job is the one that `start` was given.
     let region = unsafe { source(flight) };
     // SAFETY: The flight is ours, and forgotten if it has to wait.
@@ -433,7 +430,7 @@ unsafe fn read(small: &Arc<Small>, flight: *mut Flight) {
 /// # Safety
 ///
 /// As for [`attend`].
-unsafe fn write(small: &Arc<Small>, flight: *mut Flight) {
+unsafe fn write(small: &Arc<Small>, flight: *mut Begun) {
     // SAFETY: The flight is ours.
     if unsafe { (*flight).read_failed } {
         // SAFETY: As above.
@@ -465,55 +462,33 @@ unsafe fn write(small: &Arc<Small>, flight: *mut Flight) {
 /// # Safety
 ///
 /// As for [`attend`].
-unsafe fn finish(small: &Arc<Small>, flight: *mut Flight) {
-    // SAFETY: The flight is ours. All of it that is needed is taken out before the job is given up.
-    let (job, ops, read_failed, write_failed, client, pass) = unsafe {
+unsafe fn finish(small: &Arc<Small>, flight: *mut Begun) {
+    // SAFETY: The flight is ours. It is moved out of the job before that is given up.
+    let begun = unsafe {
         small.take_back(flight);
-        let flight = &mut *flight;
-        let failed = flight.write_failed.load(Ordering::Relaxed);
-        let (client, pass) = (flight.small.take(), flight.pass.take());
-        (
-            flight.job,
-            flight.ops,
-            flight.read_failed,
-            failed,
-            client,
-            pass,
-        )
+        flight.read()
     };
-    if let Some(ops) = ops {
-        // SAFETY: The job is the one that `start` was given, and is not used again.
-        unsafe { (ops.done)(job, read_failed, write_failed) };
-    }
-    drop(client);
-    drop(pass);
+    let write_failed = begun.write_failed.into_inner();
+    // SAFETY: The job is the one that `start` was given, and is not used again.
+    unsafe { (begun.ops.done)(begun.job, begun.read_failed, write_failed) };
+    drop(begun.small);
+    drop(begun.pass);
 }
 
 /// # Safety
 ///
 /// The flight was begun by [`Small::start`] and is not finished.
-unsafe fn source(flight: *mut Flight) -> bindings::dm_io_region {
-    // SAFETY: By the contract of this function.
-    let (job, ops) = unsafe { ((*flight).job, (*flight).ops) };
-    match ops {
-        // SAFETY: Job and operations belong together.
-        Some(ops) => unsafe { (ops.source)(job) },
-        None => bindings::dm_io_region {
-            bdev: ptr::null_mut(),
-            sector: 0,
-            count: 0,
-        },
-    }
+unsafe fn source(flight: *mut Begun) -> bindings::dm_io_region {
+    // SAFETY: By the contract of this function; job and operations belong together.
+    unsafe { ((*flight).ops.source)((*flight).job) }
 }
 
 /// # Safety
 ///
 /// As for [`source`].
-unsafe fn destination(flight: *mut Flight, n: usize) -> Option<bindings::dm_io_region> {
-    // SAFETY: By the contract of this function.
-    let (job, ops) = unsafe { ((*flight).job, (*flight).ops) };
-    // SAFETY: Job and operations belong together.
-    unsafe { (ops?.destination)(job, n) }
+unsafe fn destination(flight: *mut Begun, n: usize) -> Option<bindings::dm_io_region> {
+    // SAFETY: By the contract of this function; job and operations belong together.
+    unsafe { ((*flight).ops.destination)((*flight).job, n) }
 }
 
 /// Completion of a read, any context.
@@ -525,7 +500,7 @@ unsafe extern "C" fn read_ended(request: *mut bio) {
     // SAFETY: By the contract of this function: the flight is as it was when the bio was sent, and
     // with the bio it comes back to us.
     unsafe {
-        let flight = (*request).bi_private.cast::<Flight>();
+        let flight = (*request).bi_private.cast::<Begun>();
         (*flight).read_failed = (*request).bi_status != 0;
         (*flight).stage = Stage::Read;
         kernel::bindings::bio_put(request);
@@ -543,8 +518,8 @@ unsafe extern "C" fn write_ended(request: *mut bio) {
     // has not been counted down.
     unsafe {
         let tagged = (*request).bi_private.cast::<u8>();
-        let n = tagged.addr() % mem::align_of::<Flight>();
-        let flight = tagged.wrapping_sub(n).cast::<Flight>();
+        let n = tagged.addr() % mem::align_of::<Begun>();
+        let flight = tagged.wrapping_sub(n).cast::<Begun>();
         if (*request).bi_status != 0 {
             (*flight).write_failed.fetch_or(1 << n, Ordering::Relaxed);
         }
@@ -558,7 +533,7 @@ unsafe extern "C" fn write_ended(request: *mut bio) {
 /// # Safety
 ///
 /// The caller has one of the flight's counts, and gives it up.
-unsafe fn written(flight: *mut Flight) {
+unsafe fn written(flight: *mut Begun) {
     // SAFETY: By the contract of this function. Whoever counts the last one down is alone.
     unsafe {
         if (*flight).writes.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -573,13 +548,11 @@ unsafe fn written(flight: *mut Flight) {
 /// # Safety
 ///
 /// The caller owns the flight, which is under way, and gives it away.
-unsafe fn hand_over(flight: *mut Flight) {
+unsafe fn hand_over(flight: *mut Begun) {
     // SAFETY: By the contract of this function. The client waits for the flight's pass, so it is
     // there until the worker has finished the flight; the reference is taken before it can.
     unsafe {
-        let Some(small) = (*flight).small.clone() else {
-            return;
-        };
+        let small = (*flight).small.clone();
         small.give(flight);
         Small::kick(&small);
     }
@@ -639,8 +612,8 @@ fn fresh_pages(places: &mut [*mut page]) -> bool {
 /// From `first` on, linked by `next`, there are flights that belong to the list; `last` is the last
 /// of them.
 struct List {
-    first: *mut Flight,
-    last: *mut Flight,
+    first: *mut Begun,
+    last: *mut Begun,
 }
 
 // SAFETY: It owns what is on it, which may be sent.
@@ -657,7 +630,7 @@ impl List {
     /// # Safety
     ///
     /// The caller owns the flight, and gives it away.
-    unsafe fn push(&mut self, flight: *mut Flight) {
+    unsafe fn push(&mut self, flight: *mut Begun) {
         // SAFETY: By the contract of this function.
         unsafe { (*flight).next = ptr::null_mut() };
         let mut one = List {
@@ -681,7 +654,7 @@ impl List {
         self.last = other.last;
     }
 
-    fn pop(&mut self) -> Option<*mut Flight> {
+    fn pop(&mut self) -> Option<*mut Begun> {
         let flight = self.first;
         if flight.is_null() {
             return None;
