@@ -122,7 +122,7 @@ impl Origin {
         let set = Arc::pin_init(
             try_pin_init!(OriginSet {
                 number,
-                copies: CopyClient::new(parameters::copy_throttle())?,
+                copies: CopyClient::new(Some(parameters::copy_throttle()))?,
                 tasks: MemPool::new(RESERVED_TASKS)?,
                 opening <- new_mutex!((), "holey_opening"),
                 members <- new_irq_lock!(Members::default(), c"holey_members"),

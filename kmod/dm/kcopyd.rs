@@ -73,11 +73,13 @@ pub(crate) trait ZeroJob: Send + Sized {
 }
 
 /// Share of the time in which kcopyd may be at work, in percent. Several clients may have one.
+/// C functions may return one: it is a pointer to theirs.
 ///
 /// # Invariants
 ///
 /// The pointer is valid for ever.
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub(crate) struct Throttle(NonNull<bindings::dm_kcopyd_throttle>);
 
 // SAFETY: The throttle has a lock of its own; its setting is a number that may change at any time.
@@ -86,16 +88,6 @@ unsafe impl Send for Throttle {}
 unsafe impl Sync for Throttle {}
 
 impl Throttle {
-    /// Wraps a throttle that C has.
-    ///
-    /// # Safety
-    ///
-    /// It is initialised and lives as long as the module.
-    pub(crate) const unsafe fn from_raw(throttle: NonNull<bindings::dm_kcopyd_throttle>) -> Self {
-        // INVARIANT: The caller promises it.
-        Self(throttle)
-    }
-
     /// Whether it allows less than all of the time.
     pub(super) fn is_on(self) -> bool {
         // SAFETY: By the type invariant the pointer is valid; the number may be changed at any
