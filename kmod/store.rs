@@ -22,12 +22,14 @@ use crate::holey_core::format::SECTOR_SIZE;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
 use crate::holey_core::index::Run;
+use crate::holey_core::merge::Runs;
 use crate::holey_core::merge::Window;
 use crate::holey_core::sort::sort_by_origin;
 use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
 use crate::overlay::Condition;
 use crate::overlay::Overlay;
+use core::iter::Peekable;
 use core::mem;
 use kernel::alloc::AllocError;
 use kernel::prelude::*;
@@ -38,6 +40,8 @@ const DEFAULT_CHUNK_SECTORS: u32 = 32;
 
 /// Entries that are sorted at a time when a list is loaded: 32 MiB of memory.
 const SORTED_ENTRIES: usize = 1 << 20;
+/// Runs that are added to the index before others get its lock.
+const RUNS_AT_A_TIME: usize = 256;
 /// Bytes of areas that are read at a time,
 const READ_AHEAD: usize = 1 << 20;
 /// and how many areas at most.
@@ -365,6 +369,9 @@ impl AreaReader {
 
 /// Sorts by origin chunk.
 pub(crate) fn sort(entries: &mut KVVec<Exception>) -> Result<(), AllocError> {
+    if entries.is_sorted_by_key(|entry| entry.origin) {
+        return Ok(());
+    }
     let nothing = Exception { origin: 0, cow: 0 };
     let mut scratch = KVVec::from_elem(nothing, entries.len(), GFP_KERNEL)?;
     sort_by_origin(entries, &mut scratch);
@@ -374,30 +381,40 @@ pub(crate) fn sort(entries: &mut KVVec<Exception>) -> Result<(), AllocError> {
 /// Adds entries to the index, in the order of the origin, in which that is quickest.
 fn add_all(overlay: &Overlay, entries: &mut KVVec<Exception>) -> Result<(), StoreError> {
     sort(entries)?;
-    for run in Window::new(entries).runs(Run::MAX_LEN) {
-        add(overlay, run)?;
+    let mut runs = Window::new(entries).runs(Run::MAX_LEN).peekable();
+    loop {
+        let added = add_some(overlay, &mut runs);
+        match (added, runs.peek()) {
+            (_, None) => break,
+            (Ok(()), _) => {}
+            (Err(IndexError::NeedNodes), _) => overlay.add_nodes()?,
+            (Err(IndexError::Exists), Some(run)) => {
+                return Err(FormatError::OriginTwice(twice(overlay, *run)).into())
+            }
+            (Err(_), _) => return Err(StoreError::Index),
+        }
     }
     entries.clear();
     Ok(())
 }
 
-fn add(overlay: &Overlay, run: Run) -> Result<(), StoreError> {
-    loop {
-        let mut state = overlay.state.lock();
-        match overlay.index.insert_run(&mut state.writer, run) {
-            Ok(()) => {
-                overlay.note(&state);
-                return Ok(());
-            }
-            Err(IndexError::NeedNodes) => {}
-            Err(IndexError::Exists) => {
-                return Err(FormatError::OriginTwice(twice(overlay, run)).into())
-            }
-            Err(_) => return Err(StoreError::Index),
+/// Adds a few runs. What is not added stays in `runs`.
+fn add_some(overlay: &Overlay, runs: &mut Peekable<Runs<'_>>) -> Result<(), IndexError> {
+    let mut state = overlay.state.lock();
+    let mut inserter = overlay.index.inserter(&mut state.writer);
+    let mut added = Ok(());
+    for _ in 0..RUNS_AT_A_TIME {
+        let Some(run) = runs.peek() else {
+            break;
+        };
+        added = inserter.insert_run(*run);
+        if added.is_err() {
+            break;
         }
-        drop(state);
-        overlay.add_nodes()?;
+        runs.next();
     }
+    overlay.note(&state);
+    added
 }
 
 /// The first entry of a run whose chunk is mapped.

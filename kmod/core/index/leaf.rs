@@ -232,6 +232,28 @@ impl Leaf<'_> {
             .set_header(0, new_behind + count.saturating_sub(behind));
     }
 
+    /// Whether a run can simply be put behind the others.
+    #[inline]
+    pub(super) fn takes_behind(self, run: Run) -> bool {
+        let count = self.count();
+        let Some(last) = count.checked_sub(1).map(|at| self.run(at)) else {
+            return false;
+        };
+        run.is_storable()
+            && count < CAPACITY
+            && last.end() <= run.origin
+            && is_narrow(self.base(), run.origin)
+            && (last.len == Run::MAX_LEN || !last.continues_with(run))
+    }
+
+    /// Puts a run behind the others that [`Self::takes_behind`] allows.
+    #[inline]
+    pub(super) fn append(self, run: Run) {
+        let count = self.count();
+        self.put(count, run);
+        self.0.set_header(0, count + 1);
+    }
+
     /// Takes over `len` runs of `other`, from `from` on, which stand before all runs here if
     /// `below`, else behind them. There is room for them, and they are near enough.
     pub(super) fn take_over(self, other: Leaf<'_>, from: usize, len: usize, below: bool) {

@@ -47,6 +47,7 @@
 //! # Ok::<(), IndexError>(())
 //! ```
 
+mod append;
 mod inner;
 mod leaf;
 mod node;
@@ -68,6 +69,7 @@ use core::sync::atomic::AtomicU32;
 use node::NIL;
 use seq::SeqCount;
 
+pub use append::Inserter;
 pub use node::Node;
 pub use read::Runs;
 

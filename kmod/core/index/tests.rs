@@ -558,4 +558,51 @@ proptest! {
     fn like_a_map_far_apart(ops in ops(5_000)) {
         run(ops, 1 << 33);
     }
+
+    /// Most runs come in order; some join their predecessor, some are before or over others.
+    #[test]
+    fn inserter_like_a_map(
+        steps in prop::collection::vec((-300i64..1000, 1u64..=256, any::<bool>()), 0..1200),
+        scale in prop_oneof![Just(1i64), Just(1 << 26)],
+    ) {
+        let mut pair = Pair::new(2000);
+        let mut last = one(1000, 2);
+        let mut runs = Vec::new();
+        for (gap, len, joins) in steps {
+            let gap = if joins { 0 } else { gap };
+            let origin = last.end().saturating_add_signed(gap * scale);
+            last = Run { origin, cow: last.cow + last.len + u64::from(!joins), len };
+            runs.push(last);
+        }
+        let mut rest = &runs[..];
+        while let Some((run, behind)) = rest.split_first() {
+            let mut inserter = pair.index.inserter(&mut pair.writer);
+            let mut done = inserter.insert_run(*run);
+            let mut inserted = 0;
+            for next in behind {
+                if done.is_err() {
+                    break;
+                }
+                inserted += 1;
+                done = inserter.insert_run(*next);
+            }
+            inserted += usize::from(done.is_ok());
+            for run in &rest[..inserted] {
+                for n in 0..run.len {
+                    prop_assert_eq!(pair.model.insert(run.origin + n, run.cow + n), None);
+                }
+            }
+            rest = &rest[inserted..];
+            match done {
+                Ok(()) => {}
+                Err(IndexError::NeedNodes) => pair.grow(),
+                Err(error) => {
+                    prop_assert_eq!(error, IndexError::Exists);
+                    prop_assert!(pair.model.range(rest[0].origin..rest[0].end()).next().is_some());
+                    rest = &rest[1..];
+                }
+            }
+        }
+        pair.check();
+    }
 }

@@ -115,6 +115,17 @@ impl<D: Directory> Index<D> {
         };
     }
 
+    /// Puts a run that the last leaf takes behind all others.
+    #[inline]
+    pub(super) fn append(&self, writer: &mut IndexWriter, leaf: Leaf<'_>, run: Run) {
+        let mapped = self.mapped().saturating_add(run.len);
+        self.seq.write_begin();
+        leaf.append(run);
+        self.set_mapped(mapped);
+        self.seq.write_end();
+        writer.runs = writer.runs.saturating_add(1);
+    }
+
     /// Makes a tree of one run.
     fn plant(&self, writer: &mut IndexWriter, run: Run) -> Result<(), IndexError> {
         if writer.free_nodes() == 0 {
