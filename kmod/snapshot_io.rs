@@ -84,32 +84,33 @@ impl Copier {
     fn map_read(&self, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
         let size = overlay.chunk();
         let (chunk, offset) = (size.chunk_of(bio.sector()), size.offset_of(bio.sector()));
-        let mut ticket = None;
-        loop {
-            match overlay.lookup(chunk) {
-                None => break,
-                Some(Extent::Mapped { cow, len }) => {
-                    if let Some(ticket) = ticket {
+        let mut counted = None;
+        while let Ok((found, version)) = overlay.index.lookup_versioned(chunk) {
+            match (found, counted) {
+                (Extent::Mapped { cow, len }, _) => {
+                    if let Some(ticket) = counted {
                         overlay.leave(ticket);
                     }
                     bio.shorten(size.sector_of(len).saturating_sub(offset));
                     return bio.remap(self.cow_device(), size.sector_of(cow) + offset);
                 }
-                Some(Extent::Unmapped { len }) => match ticket {
-                    // Counted first and looked up again: see `epoch.rs`.
-                    None => ticket = Some(overlay.readers.enter()),
-                    Some(ticket) => {
-                        bio.shorten(size.sector_of(len).saturating_sub(offset));
-                        let tag = bio.data();
-                        tag.role = Role::Tracked;
-                        tag.epoch = ticket.to_raw();
-                        let sector = bio.sector();
-                        return bio.remap(self.origin_device(), sector);
+                (Extent::Unmapped { len }, before) => {
+                    let ticket = before.unwrap_or_else(|| overlay.readers.enter());
+                    counted = Some(ticket);
+                    // What counts is what is found by a reader that is counted: see `epoch.rs`.
+                    if before.is_none() && !overlay.index.is_at(version) {
+                        continue;
                     }
-                },
+                    bio.shorten(size.sector_of(len).saturating_sub(offset));
+                    let tag = bio.data();
+                    tag.role = Role::Tracked;
+                    tag.epoch = ticket.to_raw();
+                    let sector = bio.sector();
+                    return bio.remap(self.origin_device(), sector);
+                }
             }
         }
-        if let Some(ticket) = ticket {
+        if let Some(ticket) = counted {
             overlay.leave(ticket);
         }
         bio.kill()
@@ -308,10 +309,11 @@ impl Copier {
         let Some(overlay) = this.overlay() else {
             return bio.done();
         };
-        match bio.data().role {
+        let Tag { role, epoch, .. } = *bio.data();
+        match role {
             Role::Plain => bio.done(),
             Role::Tracked => {
-                overlay.leave(Ticket::from_raw(bio.data().epoch));
+                overlay.leave(Ticket::from_raw(epoch));
                 if overlay.is_usable() {
                     bio.done()
                 } else {

@@ -72,6 +72,7 @@ use seq::SeqCount;
 pub use append::Inserter;
 pub use node::Node;
 pub use read::Runs;
+pub use read::Version;
 
 /// Nodes in a segment: 16 KiB of memory.
 pub const SEGMENT_NODES: usize = 16;

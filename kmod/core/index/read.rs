@@ -18,6 +18,10 @@ use super::SEGMENT_NODES;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
+/// Names what an index held at some time; each change makes another one of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version(u32);
+
 /// A walk ran into something that is not a tree: a change was under way, or the index is damaged.
 pub(super) struct Astray;
 
@@ -49,6 +53,12 @@ impl<D: Directory> Index<D> {
     /// A chunk that was mapped before the call began and is not unmapped until it ends is found.
     #[inline]
     pub fn lookup(&self, chunk: u64) -> Result<Extent, IndexError> {
+        Ok(self.lookup_versioned(chunk)?.0)
+    }
+
+    /// As [`Self::lookup`], and of which version of the index that is the answer.
+    #[inline]
+    pub fn lookup_versioned(&self, chunk: u64) -> Result<(Extent, Version), IndexError> {
         self.read(|| {
             Ok(match self.next(chunk)? {
                 None => Extent::Unmapped { len: u64::MAX },
@@ -63,10 +73,16 @@ impl<D: Directory> Index<D> {
         })
     }
 
+    /// Whether nothing has changed since; what was looked up then would be found again now.
+    #[inline]
+    pub fn is_at(&self, version: Version) -> bool {
+        !self.seq.read_retry(version.0)
+    }
+
     /// The first mapped chunk at or behind `chunk`, with those that follow it on both devices.
     /// Takes no lock.
     pub fn next_run(&self, chunk: u64) -> Result<Option<Run>, IndexError> {
-        self.read(|| self.next(chunk))
+        Ok(self.read(|| self.next(chunk))?.0)
     }
 
     /// The number of mapped chunks. Takes no lock.
@@ -97,12 +113,12 @@ impl<D: Directory> Index<D> {
 
     /// Repeats `walk` until no change came in between.
     #[inline]
-    fn read<T>(&self, walk: impl Fn() -> Result<T, Astray>) -> Result<T, IndexError> {
+    fn read<T>(&self, walk: impl Fn() -> Result<T, Astray>) -> Result<(T, Version), IndexError> {
         loop {
             let start = self.seq.read_begin();
             let found = walk();
             if !self.seq.read_retry(start) {
-                return Ok(found?);
+                return Ok((found?, Version(start)));
             }
         }
     }

@@ -441,6 +441,23 @@ fn memory_use() {
     }
 }
 
+#[test]
+fn versions_tell_of_changes() {
+    let mut pair = Pair::new(10);
+    pair.insert(one(7, 2));
+    let (found, version) = pair.index.lookup_versioned(5).unwrap();
+    assert_eq!(found, Extent::Unmapped { len: 2 });
+    assert!(pair.index.is_at(version));
+    // Refused, hence no change.
+    pair.insert(one(7, 3));
+    assert!(pair.index.is_at(version));
+    pair.insert(one(100, 4));
+    assert!(!pair.index.is_at(version));
+    let (_, version) = pair.index.lookup_versioned(5).unwrap();
+    pair.remove(7, 1);
+    assert!(!pair.index.is_at(version));
+}
+
 /// Leaves that were filled in order do not fall apart when random inserts follow.
 #[test]
 fn memory_use_after_loading() {
