@@ -5,6 +5,11 @@
 # start [FEATURES]: an origin with a snapshot whose store is a file of 1 MiB
 start() {
     load
+    prepare "$@"
+}
+
+# prepare [FEATURES]: the same, with the module loaded
+prepare() {
     vol base 16384
     fill base base 1
     fork_model base snap
@@ -79,13 +84,7 @@ t_file() {
 t_stock() {
     load_stock
     use_stock_names
-    vol base 16384
-    fill base base 1
-    fork_model base snap
-    truncate -s 1M $WORK/cow.img
-    COW=$(loop $WORK/cow.img)
-    make_origin origin base
-    snapshot_on $COW
+    prepare
     monitor
     eventually 10 has_event watching
     fill_slowly snap snap 2
