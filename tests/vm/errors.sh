@@ -222,9 +222,7 @@ t_merge_origin_writes_fail() {
     check merge snap
     mend_device base
     check merge snap
-    dmsetup suspend merge
-    dmsetup resume merge
-    wait_merged merge
+    merge_again merge
     check merge snap
     scribble merge snap 4 --ops 50
     remove merge
@@ -243,9 +241,7 @@ t_merge_cow_reads_fail() {
     eventually 20 over
     mend_device store
     check merge snap
-    dmsetup suspend merge
-    dmsetup resume merge
-    wait_merged merge
+    merge_again merge
     remove merge
     check base snap
 }
@@ -263,9 +259,7 @@ t_merge_bad_block() {
     logged 'merge into .* failed'
     heal store $cow
     check merge snap
-    dmsetup suspend merge
-    dmsetup resume merge
-    wait_merged merge
+    merge_again merge
     remove merge
     check base snap
 }
@@ -283,9 +277,7 @@ t_merge_cow_writes_fail() {
     check merge snap
     scribble merge snap 5 --ops 50 --may-fail
     mend_device store
-    dmsetup suspend merge
-    dmsetup resume merge
-    wait_merged merge
+    merge_again merge
     check merge snap
     remove merge
     check base snap

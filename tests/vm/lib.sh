@@ -167,6 +167,13 @@ is_merged() {
 
 wait_merged() { eventually "${2:-30}" is_merged "$1" || die "status of $1: $(status "$1")"; }
 
+# merge_again NAME: one that may have failed is resumed, and comes to its end
+merge_again() {
+    dmsetup suspend "$1"
+    dmsetup resume "$1"
+    wait_merged "$1"
+}
+
 # refused ERRNO-TEXT LOG-PATTERN NAME TABLE: such a device cannot be made, and nothing is left of the attempt
 refused() {
     local text left
