@@ -205,6 +205,21 @@ fork_model() {
     for to in "${@:2}"; do cp "$(model "$1")" "$(model "$to")"; done
 }
 
+# base_and_store SECTORS COW-SECTORS: the volumes base, with data, and store, and the models base and snap
+base_and_store() {
+    vol base "$1"
+    cow store "$2"
+    fill base base 1
+    fork_model base snap
+}
+
+# origin_and_snapshot SECTORS COW-SECTORS [CHUNK]: these, and the devices origin and snap on them
+origin_and_snapshot() {
+    base_and_store "$1" "$2"
+    make_origin origin base
+    make_snapshot snap base store "${3:-8}"
+}
+
 # number FILE OFFSET BYTES VALUE: a little-endian number in a device or file
 number() {
     local value=$4 text='' i
