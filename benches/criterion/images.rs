@@ -7,7 +7,9 @@
 
 use criterion::criterion_group;
 use criterion::criterion_main;
+use criterion::measurement::WallTime;
 use criterion::BatchSize;
+use criterion::BenchmarkGroup;
 use criterion::Criterion;
 use criterion::Throughput;
 use dmholey_cow::apply::apply;
@@ -115,13 +117,19 @@ impl Images {
     }
 }
 
-fn compare(c: &mut Criterion) {
-    let images = Images::new();
-    let mut group = c.benchmark_group("images/compare");
+/// Few rounds, each of which goes through a whole image.
+fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = c.benchmark_group(name);
     group
         .throughput(Throughput::Bytes(IMAGE as u64))
-        .sample_size(10);
-    group.measurement_time(Duration::from_secs(5));
+        .sample_size(10)
+        .measurement_time(Duration::from_secs(5));
+    group
+}
+
+fn compare(c: &mut Criterion) {
+    let images = Images::new();
+    let mut group = group(c, "images/compare");
     group.bench_function("dmholey", |b| b.iter(|| images.diff("same")));
     group.bench_function("cmp", |b| b.iter(|| images.run("cmp", &["old", "same"])));
     group.finish();
@@ -129,11 +137,7 @@ fn compare(c: &mut Criterion) {
 
 fn update(c: &mut Criterion) {
     let images = Images::new();
-    let mut group = c.benchmark_group("images/update");
-    group
-        .throughput(Throughput::Bytes(IMAGE as u64))
-        .sample_size(10);
-    group.measurement_time(Duration::from_secs(5));
+    let mut group = group(c, "images/update");
     let dd = [
         "if=new",
         "of=target",

@@ -6,7 +6,9 @@
 
 use criterion::criterion_group;
 use criterion::criterion_main;
+use criterion::measurement::WallTime;
 use criterion::BatchSize;
+use criterion::BenchmarkGroup;
 use criterion::BenchmarkId;
 use criterion::Criterion;
 use criterion::Throughput;
@@ -94,12 +96,18 @@ fn scattered(n: u64, count: u64) -> u64 {
     n * STEP % count * 4
 }
 
-fn lookup(c: &mut Criterion) {
-    let mut group = c.benchmark_group("index/lookup");
-    group.throughput(Throughput::Elements(BATCH));
+/// Short, as there are many sizes to measure.
+fn batches<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = c.benchmark_group(name);
     group
+        .throughput(Throughput::Elements(BATCH))
         .measurement_time(Duration::from_secs(2))
         .warm_up_time(Duration::from_secs(1));
+    group
+}
+
+fn lookup(c: &mut Criterion) {
+    let mut group = batches(c, "index/lookup");
     for size in SIZES {
         for (name, filled, stride) in [
             ("scattered", Filled::scattered(size), 4),
@@ -121,11 +129,7 @@ fn lookup(c: &mut Criterion) {
 
 /// Inserts into an index of that size, that are taken out again unmeasured.
 fn insert(c: &mut Criterion) {
-    let mut group = c.benchmark_group("index/insert");
-    group.throughput(Throughput::Elements(BATCH));
-    group
-        .measurement_time(Duration::from_secs(2))
-        .warm_up_time(Duration::from_secs(1));
+    let mut group = batches(c, "index/insert");
     for size in SIZES {
         let mut filled = Filled::scattered(size);
         let places: Vec<_> = (0..BATCH)

@@ -4,10 +4,7 @@
 
 start() {
     load
-    vol base 16384
-    cow store 24576
-    fill base base 1
-    fork_model base snap
+    base_and_store 16384 24576
 }
 
 # Life of an overlay: create, status, table, merge, remove.

@@ -4,12 +4,7 @@
 
 start() {
     load
-    vol base 16384
-    cow store 24576
-    fill base base 1
-    fork_model base snap
-    make_origin origin base
-    make_snapshot snap base store
+    origin_and_snapshot 16384 24576
     scribble origin base 2 --ops 50
 }
 
@@ -200,10 +195,7 @@ t_flakey_cow() {
 # start_merge: a merge whose chunks come in several windows
 start_merge() {
     load
-    vol base 65536
-    cow store 98304
-    fill base base 1
-    fork_model base snap
+    base_and_store 65536 98304
     make_snapshot snap base store
     fill snap snap 2 --from 100 --count 60000
     scribble snap snap 3 --ops 50
@@ -222,9 +214,7 @@ t_merge_origin_writes_fail() {
     check merge snap
     mend_device base
     check merge snap
-    dmsetup suspend merge
-    dmsetup resume merge
-    wait_merged merge
+    merge_again merge
     check merge snap
     scribble merge snap 4 --ops 50
     remove merge
@@ -243,9 +233,7 @@ t_merge_cow_reads_fail() {
     eventually 20 over
     mend_device store
     check merge snap
-    dmsetup suspend merge
-    dmsetup resume merge
-    wait_merged merge
+    merge_again merge
     remove merge
     check base snap
 }
@@ -263,9 +251,7 @@ t_merge_bad_block() {
     logged 'merge into .* failed'
     heal store $cow
     check merge snap
-    dmsetup suspend merge
-    dmsetup resume merge
-    wait_merged merge
+    merge_again merge
     remove merge
     check base snap
 }
@@ -283,9 +269,7 @@ t_merge_cow_writes_fail() {
     check merge snap
     scribble merge snap 5 --ops 50 --may-fail
     mend_device store
-    dmsetup suspend merge
-    dmsetup resume merge
-    wait_merged merge
+    merge_again merge
     check merge snap
     remove merge
     check base snap

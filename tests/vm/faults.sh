@@ -115,9 +115,7 @@ t_merge() {
         eventually 20 is_over
         cease
         check merge snap
-        dmsetup suspend merge
-        dmsetup resume merge
-        wait_merged merge
+        merge_again merge
         check merge snap
         [ "$(status sibling)" = Invalid ] || check sibling sibling
         remove merge sibling

@@ -167,6 +167,13 @@ is_merged() {
 
 wait_merged() { eventually "${2:-30}" is_merged "$1" || die "status of $1: $(status "$1")"; }
 
+# merge_again NAME: one that may have failed is resumed, and comes to its end
+merge_again() {
+    dmsetup suspend "$1"
+    dmsetup resume "$1"
+    wait_merged "$1"
+}
+
 # refused ERRNO-TEXT LOG-PATTERN NAME TABLE: such a device cannot be made, and nothing is left of the attempt
 refused() {
     local text left
@@ -196,6 +203,21 @@ check() {
 fork_model() {
     local to
     for to in "${@:2}"; do cp "$(model "$1")" "$(model "$to")"; done
+}
+
+# base_and_store SECTORS COW-SECTORS: the volumes base, with data, and store, and the models base and snap
+base_and_store() {
+    vol base "$1"
+    cow store "$2"
+    fill base base 1
+    fork_model base snap
+}
+
+# origin_and_snapshot SECTORS COW-SECTORS [CHUNK]: these, and the devices origin and snap on them
+origin_and_snapshot() {
+    base_and_store "$1" "$2"
+    make_origin origin base
+    make_snapshot snap base store "${3:-8}"
 }
 
 # number FILE OFFSET BYTES VALUE: a little-endian number in a device or file

@@ -399,8 +399,7 @@ mounted() {
 t_mounted() { both mounted; }
 
 autoextend() {
-    fork_model base snap
-    lvcreate --yes --snapshot --name snap --size 4M --monitor y vg/base $D/pv2
+    take snap 4M --monitor y
     fill vg-snap snap 2 --count 6000
     eventually 30 is_larger 4.00
     remember 'extended'
@@ -421,19 +420,24 @@ t_autoextend() { both autoextend $SIZES; }
 
 # --- queue_if_no_space, which only ours has ---
 
-# Origin and snapshot are mounted, and writers wait.
+# start_queue BLOCKS [SETTINGS [OPTION]...]: origin and a small snapshot are mounted, writers wait, and there is a file
+# with so many blocks of 64 KiB to write
 start_queue() {
     load stock_names=1
-    prepare "$@"
+    prepare "${@:2:1}"
     lvremove --yes vg/base
     lvcreate --yes --zero n --name base --size 20M vg $D/pv1
     mke2fs -q -t ext4 $D/vg-base
     mkdir -p $WORK/origin $WORK/snapshot
     mount $D/vg-base $WORK/origin
     echo 300 >/sys/module/dm_holey/parameters/queue_if_no_space
+    take snap 4M "${@:3}"
+    mount $D/vg-snap $WORK/snapshot
+    dd if=/dev/urandom of=$WORK/data bs=64k count=$1 status=none
+    log_mark
 }
 
-# write_to WHAT BLOCKS: a file of so many blocks of 64 KiB, durable when it ends
+# write_to WHAT BLOCKS: so many of them, durable when it ends
 write_to() { dd if=$WORK/data of=$WORK/$1/data bs=64k count=$2 conv=fsync status=none; }
 
 waits() { eventually 30 logged 'writers wait until it is extended'; }
@@ -453,11 +457,7 @@ finish_queue() {
 # limit: 90
 t_queue() {
     local origin snapshot by
-    start_queue
-    take snap 4M
-    mount $D/vg-snap $WORK/snapshot
-    dd if=/dev/urandom of=$WORK/data bs=64k count=128 status=none
-    log_mark
+    start_queue 128
     write_to origin 128 &
     origin=$!
     write_to snapshot 80 &
@@ -482,11 +482,7 @@ t_queue() {
 # lvextend alone does when the new room holds all that waits and all that is dirty: it extends the COW device first.
 t_queue_plain() {
     local writer
-    start_queue
-    take snap 4M
-    mount $D/vg-snap $WORK/snapshot
-    dd if=/dev/urandom of=$WORK/data bs=64k count=80 status=none
-    log_mark
+    start_queue 80
     write_to snapshot 80 &
     writer=$!
     waits
@@ -499,10 +495,7 @@ t_queue_plain() {
 # dmeventd is told that writers wait, and extends at once.
 # limit: 90
 t_queue_autoextend() {
-    start_queue 'snapshot_autoextend_threshold=70 snapshot_autoextend_percent=200'
-    lvcreate --yes --snapshot --name snap --size 4M --monitor y vg/base $D/pv2
-    mount $D/vg-snap $WORK/snapshot
-    dd if=/dev/urandom of=$WORK/data bs=64k count=80 status=none
+    start_queue 80 'snapshot_autoextend_threshold=70 snapshot_autoextend_percent=200' --monitor y
     write_to snapshot 80
     logged 'writers wait until it is extended'
     is_larger 4.00

@@ -95,12 +95,7 @@ t_stock_names() {
     dmsetup targets | tr -s ' ' | grep -qx 'snapshot v1.16.0'
     dmsetup targets | tr -s ' ' | grep -qx 'snapshot-origin v1.9.0'
     dmsetup targets | tr -s ' ' | grep -qx 'snapshot-merge v1.5.0'
-    vol base 8192
-    cow store 8192
-    fill base base 1
-    fork_model base snap
-    make_origin origin base
-    make_snapshot snap base store
+    origin_and_snapshot 8192 8192
     contains "$(dmsetup table snap)" '^0 8192 snapshot [0-9]+:[0-9]+ [0-9]+:[0-9]+ P 8$'
     contains "$(dmsetup table origin)" '^0 8192 snapshot-origin [0-9]+:[0-9]+$'
     scribble origin base 2 --ops 50

@@ -5,6 +5,11 @@
 # start [FEATURES]: an origin with a snapshot whose store is a file of 1 MiB
 start() {
     load
+    prepare "$@"
+}
+
+# prepare [FEATURES]: the same, with the module loaded
+prepare() {
     vol base 16384
     fill base base 1
     fork_model base snap
@@ -45,12 +50,12 @@ has_room() {
     dmholey --json status ${1:-snap} | jq -e --argjson most $MOST '.[0] | .percent < 70 or .total_sectors >= $most' >/dev/null
 }
 
-# fill_slowly DEVICE MODEL GENERATION: as fill, but each time there is room again
+# fill_slowly DEVICE MODEL GENERATION [NAME]: as fill, but each time there is room again in the snapshot NAME
 fill_slowly() {
     local from
     for ((from = 0; from < 16384; from += 256)); do
         stamp fill $D/$1 "$(model $2)" $3 --from $from --count 256 >/dev/null
-        eventually 20 has_room
+        eventually 30 has_room ${4:-}
     done
 }
 
@@ -79,13 +84,7 @@ t_file() {
 t_stock() {
     load_stock
     use_stock_names
-    vol base 16384
-    fill base base 1
-    fork_model base snap
-    truncate -s 1M $WORK/cow.img
-    COW=$(loop $WORK/cow.img)
-    make_origin origin base
-    snapshot_on $COW
+    prepare
     monitor
     eventually 10 has_event watching
     fill_slowly snap snap 2
@@ -253,13 +252,18 @@ t_once() {
 
 export LVM_SUPPRESS_FD_WARNINGS=1
 
-# start_lvm EXTENTS: a volume of 8 MiB with a snapshot, store of so many extents of 128 KiB; both of our targets
-start_lvm() {
-    load stock_names=1
+# make_group: a group vg whose extents have 128 KiB
+make_group() {
     vol pv 131072
     rm -rf /dev/vg
     pvcreate -qq -ff -y $D/pv
     vgcreate -qq -s 128k vg $D/pv
+}
+
+# start_lvm EXTENTS: a volume of 8 MiB with a snapshot, store of so many extents of 128 KiB; both of our targets
+start_lvm() {
+    load stock_names=1
+    make_group
     lvcreate -qq -y -W n -L 8M -n base vg
     fill vg-base base 1
     fork_model base snap
@@ -269,20 +273,12 @@ start_lvm() {
 
 end_lvm() { vgremove -qq -ff -y vg; }
 
-lvm_fill_slowly() {
-    local from
-    for ((from = 0; from < 16384; from += 256)); do
-        stamp fill $D/$1 "$(model $2)" $3 --from $from --count 256 >/dev/null
-        eventually 30 has_room vg-snap
-    done
-}
-
 # LVM's snapshot and what is under it grow by lvextend, and LVM knows of it.
 # limit: 180
 t_lvm() {
     start_lvm 8
     monitor --amount 100%
-    lvm_fill_slowly vg-snap snap 2
+    fill_slowly vg-snap snap 2 vg-snap
     check vg-snap snap
     fill vg-base base 3
     check vg-base base
@@ -337,10 +333,7 @@ t_lvm_volume() {
     vol base 16384
     fill base base 1
     fork_model base snap
-    vol pv 131072
-    rm -rf /dev/vg
-    pvcreate -qq -ff -y $D/pv
-    vgcreate -qq -s 128k vg $D/pv
+    make_group
     lvcreate -qq -y -l 8 -n my-store vg
     make_origin origin base
     snapshot_on $D/vg-my--store

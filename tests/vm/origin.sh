@@ -94,12 +94,7 @@ t_snapshots_of_different_ages() {
 t_sizes_and_alignments() {
     local from count
     load
-    vol base 16384
-    cow store 20000
-    fill base base 1
-    fork_model base snap
-    make_origin origin base
-    make_snapshot snap base store 32
+    origin_and_snapshot 16384 20000 32
     while read -r from count; do
         fill origin base 2 --from "$from" --count "$count"
     done <<END
@@ -150,12 +145,7 @@ t_concurrent_fio() {
 t_suspend_under_load() {
     local i
     load
-    vol base 16384
-    cow store 20000
-    fill base base 1
-    fork_model base snap
-    make_origin origin base
-    make_snapshot snap base store
+    origin_and_snapshot 16384 20000
     (for i in 2 3 4 5; do scribble origin base $i --ops 100 --max 64; done) &
     for i in 1 2 3 4 5; do
         sleep 0.1

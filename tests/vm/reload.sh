@@ -4,12 +4,7 @@
 
 start() {
     load
-    vol base 16384
-    cow store 24576
-    fill base base 1
-    fork_model base snap
-    make_origin origin base
-    make_snapshot snap base store
+    origin_and_snapshot 16384 24576
     scribble origin base 2 --ops 100
     scribble snap snap 3 --ops 100
 }

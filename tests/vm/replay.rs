@@ -22,6 +22,9 @@
 //! `--sabotage` shows that it can tell: it leaves all writes of exception areas out, or moves writes of the origin
 //! in front of the area write before them; and it succeeds only if that is found.
 
+mod numbers;
+
+use numbers::Numbers;
 use std::collections::HashMap;
 use std::env;
 use std::fs::File;
@@ -156,7 +159,7 @@ fn apply(log: &Log, device: &str, from: usize, to: usize) -> Outcome<()> {
 fn part(log: &Log, device: &str, k: usize, random: u64) -> Outcome<()> {
     let file = open_for_writing(device)?;
     let mut numbers = Numbers(random);
-    let chance = numbers.chance();
+    let chance = chance(&mut numbers);
     for n in log.durable(k)..log.entries.len().min(k + 1) {
         let entry = &log.entries[n];
         for (at, sector) in entry.sectors() {
@@ -444,7 +447,7 @@ fn judge_log(log: &Log, judge: &mut Judge, samples: usize, every: usize, numbers
         let chosen = entry.kind != Kind::Write || n % every == 0;
         // In it, with a part of what is not durable.
         for _ in 0..if chosen { samples } else { 0 } {
-            let chance = numbers.chance();
+            let chance = chance(numbers);
             let part = &log.entries[first..=n];
             let state = judge.with(part, |m, entry| {
                 entry.kind == Kind::Fua && first + m < n || numbers.below(100) < chance
@@ -504,20 +507,7 @@ fn move_origin_writes(log: &mut Log, judge: &Judge) {
     }
 }
 
-/// Random numbers that a seed repeats (splitmix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ word >> 31) % limit
-    }
-
-    /// How likely it is that a sector is kept, in a hundred.
-    fn chance(&mut self) -> u64 {
-        [10, 50, 90][self.below(3) as usize]
-    }
+/// How likely it is that a sector is kept, in a hundred.
+fn chance(numbers: &mut Numbers) -> u64 {
+    [10, 50, 90][numbers.below(3) as usize]
 }

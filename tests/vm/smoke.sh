@@ -5,12 +5,7 @@
 # An origin, a snapshot and its merge: views hold, the list survives, the origin ends as the snapshot.
 t_cycle() {
     load
-    vol base 16384
-    cow store 24576
-    fill base base 1
-    fork_model base snap
-    make_origin origin base
-    make_snapshot snap base store
+    origin_and_snapshot 16384 24576
     status_is snap "16/24576 16"
     check snap snap
     scribble origin base 2 --ops 100

@@ -5,10 +5,7 @@
 # start CHUNK [ORIGIN-SECTORS]: an origin, a fresh snapshot of it, and its model
 start() {
     load
-    vol base "${2:-16384}"
-    cow store 24576
-    fill base base 1
-    fork_model base snap
+    base_and_store "${2:-16384}" 24576
     make_snapshot snap base store "$1"
 }
 
@@ -61,12 +58,7 @@ t_writes_chunk_2048() { writes 2048; }
 t_both_sides() {
     local round
     load
-    vol base 16384
-    cow store 24576
-    fill base base 1
-    fork_model base snap
-    make_origin origin base
-    make_snapshot snap base store
+    origin_and_snapshot 16384 24576
     for round in 2 3 4; do
         scribble origin base $((round * 2)) --ops 150 --max 64 &
         scribble snap snap $((round * 2 + 1)) --ops 150 --max 64

@@ -19,6 +19,9 @@
 //! A model of generation 0 stands for zeroes, [`UNKNOWN`] for a sector whose write has failed.
 //! The seed comes from the environment variable `STAMP_SEED`.
 
+mod numbers;
+
+use numbers::Numbers;
 use std::env;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -383,18 +386,5 @@ fn complain(seed: u64, sector: u64, generation: u32, found: &[u8]) {
         eprintln!();
     } else {
         eprintln!(" (not all the same; its end: {})", describe(last));
-    }
-}
-
-/// Random numbers that a seed repeats (splitmix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ word >> 31) % limit
     }
 }

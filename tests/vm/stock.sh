@@ -10,10 +10,7 @@ stock() { use_stock_names; }
 start() {
     load
     load_stock
-    vol base 16384
-    cow store 24576
-    fill base base 1
-    fork_model base snap
+    base_and_store 16384 24576
 }
 
 # A store begun by FIRST, gone on with by SECOND, gone on with by FIRST, merged by LAST.

@@ -66,11 +66,8 @@ impl Dm {
 
     /// From now on the control device is ready to be read when any device has an event.
     pub fn arm_poll(&self) -> Result<()> {
-        let command = Command::ArmPoll;
-        let answer = self.ask(command, &Request::default());
-        answer
-            .map(|_| ())
-            .map_err(|e| refused("device-mapper", command, "tell of events", e, String::new()))
+        self.in_general(Command::ArmPoll, "tell of events")?;
+        Ok(())
     }
 
     /// Asks, with a larger buffer as long as the answer does not fit.
@@ -92,6 +89,12 @@ impl Dm {
                 return Err(Errno::TOOBIG);
             }
         }
+    }
+
+    /// Asks about device-mapper as a whole.
+    fn in_general(&self, command: Command, action: &'static str) -> Result<Answer> {
+        let answer = self.ask(command, &Request::default());
+        answer.map_err(|errno| refused("device-mapper", command, action, errno, String::new()))
     }
 
     /// Asks about a device.
@@ -220,31 +223,13 @@ fn new_name(name: &str) -> Result<Request> {
 
 impl Kernel for Dm {
     fn targets(&self) -> Result<Vec<String>> {
-        let command = Command::ListVersions;
-        let answer = self.ask(command, &Request::default());
-        answer.map(|answer| answer.targets()).map_err(|e| {
-            refused(
-                "device-mapper",
-                command,
-                "list its targets",
-                e,
-                String::new(),
-            )
-        })
+        let answer = self.in_general(Command::ListVersions, "list its targets")?;
+        Ok(answer.targets())
     }
 
     fn devices(&self) -> Result<Vec<(String, DevNum)>> {
-        let command = Command::ListDevices;
-        let answer = self.ask(command, &Request::default());
-        answer.map(|answer| answer.devices()).map_err(|e| {
-            refused(
-                "device-mapper",
-                command,
-                "list its devices",
-                e,
-                String::new(),
-            )
-        })
+        let answer = self.in_general(Command::ListDevices, "list its devices")?;
+        Ok(answer.devices())
     }
 
     fn create(&self, name: &str) -> Result<DevNum> {
