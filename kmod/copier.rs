@@ -74,6 +74,15 @@ impl_has_work! {
     impl HasWork<Self> for Copier { self.work }
 }
 
+/// What whoever asks about a range wants of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// That its copies are begun; stable they may become later.
+    Copied,
+    /// That it is stable soon.
+    Stable,
+}
+
 /// What a copier says about a range that is to be overwritten.
 pub(crate) enum Standing {
     /// It has what it needs.
@@ -293,7 +302,7 @@ impl Copier {
 
     /// Says whether `sectors` sectors of the origin, from `start` on, may be overwritten; begins
     /// the next run of copies if not.
-    pub(crate) fn standing(self: &Arc<Self>, start: u64, sectors: u64) -> Standing {
+    pub(crate) fn standing(self: &Arc<Self>, start: u64, sectors: u64, need: Need) -> Standing {
         let Some((overlay, first, last)) = self.concerned(start, sectors) else {
             return Standing::Stable;
         };
@@ -337,11 +346,13 @@ impl Copier {
         let Some(chunk) = unstable else {
             return Standing::Stable;
         };
-        // The one who asks waits for one copier only; the others are to commit meanwhile.
-        let before = state.wanted;
-        state.ask_to_settle(chunk);
-        if state.wanted > before {
-            Self::kick(self);
+        if need == Need::Stable {
+            // The one who asks waits for one copier only; the others are to commit meanwhile.
+            let before = state.wanted;
+            state.ask_to_settle(chunk);
+            if state.wanted > before {
+                Self::kick(self);
+            }
         }
         Standing::Unstable(chunk)
     }

@@ -12,6 +12,7 @@
 //! when a copier comes, goes or fails in the meantime.
 
 use crate::copier::Copier;
+use crate::copier::Need;
 use crate::copier::Standing;
 use crate::dm::new_irq_lock;
 use crate::dm::CopyClient;
@@ -183,7 +184,7 @@ impl OriginSet {
     pub(crate) fn admit(&self, start: u64, sectors: u64, mut bio: Bio) -> Option<Bio> {
         loop {
             let mut task = None;
-            match self.survey(start, sectors, &mut task) {
+            match self.survey(start, sectors, Need::Stable, &mut task) {
                 Verdict::Clear => return Some(bio),
                 Verdict::Copy => self.copy(task),
                 Verdict::Wait(wait) => bio = wait.copier.park(wait.chunk, bio)?,
@@ -226,7 +227,7 @@ impl OriginSet {
     pub(crate) fn prepare(&self, start: u64, sectors: u64) -> bool {
         loop {
             let mut task = None;
-            match self.survey(start, sectors, &mut task) {
+            match self.survey(start, sectors, Need::Copied, &mut task) {
                 Verdict::Clear => return true,
                 Verdict::Copy => self.copy(task),
                 Verdict::Wait(wait) => return !wait.no_slot,
@@ -255,7 +256,7 @@ impl OriginSet {
     pub(crate) fn secure(&self, start: u64, sectors: u64, stop: impl Fn() -> bool) -> bool {
         loop {
             let mut task = None;
-            match self.survey(start, sectors, &mut task) {
+            match self.survey(start, sectors, Need::Stable, &mut task) {
                 Verdict::Clear => return true,
                 Verdict::Copy => self.copy(task),
                 Verdict::Wait(_) if stop() => return false,
@@ -422,7 +423,7 @@ impl OriginSet {
     }
 
     /// Asks all copiers about a range. What is to be copied goes to `task`, which is large.
-    fn survey(&self, start: u64, sectors: u64, task: &mut Option<CopyTask>) -> Verdict {
+    fn survey(&self, start: u64, sectors: u64, need: Need, task: &mut Option<CopyTask>) -> Verdict {
         let members = self.members.lock();
         let mut wait = None;
         for copier in members.copiers.iter() {
@@ -432,7 +433,7 @@ impl OriginSet {
                 }
                 continue;
             }
-            match copier.standing(start, sectors) {
+            match copier.standing(start, sectors, need) {
                 Standing::Stable => {}
                 Standing::Copying(run, size) => {
                     *task = Some(CopyTask::new(copier.clone(), run, size));

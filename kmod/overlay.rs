@@ -112,6 +112,8 @@ pub(crate) struct Waiters {
     pub(crate) writes: Bios,
     /// Writes to the origin: tried again once the exception is stable.
     pub(crate) origin: Bios,
+    /// Somebody needs the exception stable, and waits for one of another overlay first.
+    pub(crate) asked: bool,
 }
 
 /// Whether the store can be used.
@@ -251,6 +253,8 @@ impl State {
             if slot.state() == Progress::Ready {
                 let ticket = slot.ticket();
                 self.wanted = self.wanted.max(ticket);
+            } else {
+                slot.waiters.asked = true;
             }
             return true;
         }
@@ -478,7 +482,7 @@ impl Overlay {
         for n in 0..run.len {
             if let Some(slot) = state.pending.ready(run.origin + n) {
                 writes.append(&mut slot.waiters.writes);
-                if !slot.waiters.origin.is_empty() {
+                if slot.waiters.asked || !slot.waiters.origin.is_empty() {
                     wanted = wanted.max(slot.ticket());
                 }
             }
