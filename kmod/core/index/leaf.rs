@@ -4,7 +4,6 @@
 
 use super::node::Node;
 use super::Run;
-use core::cmp::Ordering;
 
 /// Runs that a leaf holds.
 pub(super) const CAPACITY: usize = 101;
@@ -269,19 +268,33 @@ impl Leaf<'_> {
 
     /// Moves the runs from `from` on so that the first of them is at `to`.
     fn shift(self, from: usize, to: usize) {
-        let count = self.count();
-        match to.cmp(&from) {
-            Ordering::Greater => {
-                for at in (from..count).rev() {
-                    self.copy(at, self, at + to - from);
-                }
-            }
-            Ordering::Less => {
-                for at in from..count {
-                    self.copy(at, self, at + to - from);
-                }
-            }
-            Ordering::Equal => {}
+        let Some(len) = self.count().checked_sub(from).filter(|_| from != to) else {
+            return;
+        };
+        self.0.shift(OFFSET + from, OFFSET + to, len);
+        self.0.shift(COW_LOW + from, COW_LOW + to, len);
+        self.shift_rests(from, to, len);
+    }
+
+    /// Does for [`Self::rest`] what [`Self::shift`] does, two at a time where two come into one word.
+    fn shift_rests(self, from: usize, to: usize, len: usize) {
+        let end = to + len;
+        // Those in the middle are the two halves of words.
+        let (first, last) = (to.next_multiple_of(2).min(end), (end & !1).max(to));
+        let one = |at: usize| self.set_rest(at, self.rest(at.wrapping_sub(to).wrapping_add(from)));
+        let two = |at: usize| {
+            let low = at.wrapping_sub(to).wrapping_add(from);
+            let word = u32::from(self.rest(low)) | (u32::from(self.rest(low + 1)) << 16);
+            self.0.set(REST + at / 2, word);
+        };
+        if from < to {
+            (last..end).for_each(one);
+            (first..last).step_by(2).rev().for_each(two);
+            (to..first).for_each(one);
+        } else {
+            (to..first).for_each(one);
+            (first..last).step_by(2).for_each(two);
+            (last..end).for_each(one);
         }
     }
 

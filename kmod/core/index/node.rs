@@ -66,6 +66,21 @@ impl Node {
         self.set(high, (value >> 32) as u32);
     }
 
+    /// Moves `len` words from word `from` on to word `to`; the two may overlap.
+    pub(super) fn shift(&self, from: usize, to: usize, len: usize) {
+        let words = |at: usize| self.words.get(at..at.saturating_add(len));
+        let (Some(source), Some(target)) = (words(from), words(to)) else {
+            return;
+        };
+        let pairs = source.iter().zip(target);
+        let copy = |(from, to): (&AtomicU32, &AtomicU32)| to.store(from.load(Relaxed), Relaxed);
+        if from < to {
+            pairs.rev().for_each(copy);
+        } else {
+            pairs.for_each(copy);
+        }
+    }
+
     /// How far the node is above the leaves; 0 is a leaf.
     #[inline]
     pub(super) fn level(&self) -> usize {

@@ -27,8 +27,6 @@ const LEAST_ROOM: usize = 8;
 
 /// Where the runs of an edit go.
 pub(super) enum Room<'a> {
-    /// They fit into the leaf.
-    InLeaf,
     /// They fit once a neighbour has taken over some of the leaf's runs.
     Beside(Share<'a>),
     /// The leaf has to be split.
@@ -125,16 +123,14 @@ impl<'a> Share<'a> {
 }
 
 impl<D: Directory> Index<D> {
-    /// Decides where the runs of `edit` go, and takes the nodes that this needs.
+    /// Decides where the runs of `edit` go that do not fit into the leaf, and takes the nodes that
+    /// this needs.
     pub(super) fn find_room<'a>(
         &'a self,
         writer: &mut IndexWriter,
         path: &Path<'a>,
         edit: &Edit,
     ) -> Result<Room<'a>, IndexError> {
-        if path.leaf.fits(edit) {
-            return Ok(Room::InLeaf);
-        }
         if path.leaf.is_narrow(edit) {
             if let Some(share) = self.find_share(path, edit)? {
                 return Ok(Room::Beside(share));

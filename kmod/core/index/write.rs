@@ -10,6 +10,7 @@ use super::leaf::Leaf;
 use super::node::Node;
 use super::node::NIL;
 use super::path::Path;
+use super::path::Spot;
 use super::read::Astray;
 use super::room::Room;
 use super::Directory;
@@ -45,16 +46,16 @@ impl<D: Directory> Index<D> {
         if !run.is_storable() {
             return Err(IndexError::Range);
         }
-        let Some(path) = self.path(run.origin)? else {
+        let Some(spot) = self.spot(run.origin)? else {
             return self.plant(writer, run);
         };
-        let leaf = path.leaf;
+        let leaf = spot.leaf;
         let at = leaf.upper_bound(run.origin);
         let before = at.checked_sub(1).map(|at| leaf.run(at));
         let after = (at < leaf.count()).then(|| leaf.run(at));
         let limit = match after {
             Some(after) => Some(after.origin),
-            None => self.first_behind(&path)?,
+            None => self.first_behind(&spot)?,
         };
         if before.is_some_and(|before| before.end() > run.origin)
             || limit.is_some_and(|limit| limit < run.end())
@@ -63,7 +64,7 @@ impl<D: Directory> Index<D> {
         }
         let edit = join(at, before, run, after);
         let mapped = self.mapped().saturating_add(run.len);
-        self.change(writer, &path, &edit, run.end(), mapped)
+        self.change(writer, run.origin, &spot, &edit, run.end(), mapped)
     }
 
     /// Unmaps one chunk. False if it was not mapped.
@@ -84,17 +85,17 @@ impl<D: Directory> Index<D> {
         let end = origin.saturating_add(len);
         let (mut from, mut removed) = (origin, 0u64);
         while from < end {
-            let Some(path) = self.path(from)? else {
+            let Some(spot) = self.spot(from)? else {
                 break;
             };
-            match cut(path.leaf, from, end) {
+            match cut(spot.leaf, from, end) {
                 Some((edit, chunks, next)) => {
                     let mapped = self.mapped().saturating_sub(chunks);
-                    self.change(writer, &path, &edit, 0, mapped)?;
+                    self.change(writer, from, &spot, &edit, 0, mapped)?;
                     removed = removed.saturating_add(chunks);
                     from = next;
                 }
-                None => match self.first_behind(&path)? {
+                None => match self.first_behind(&spot)? {
                     Some(first) => from = first,
                     None => break,
                 },
@@ -144,31 +145,59 @@ impl<D: Directory> Index<D> {
         Ok(())
     }
 
-    /// Does `edit` on the leaf of `path`; what comes ends at `end` and there are then `mapped`
-    /// chunks.
+    /// Does `edit` on the leaf for `chunk`, which is at `spot`; what comes ends at `end` and there
+    /// are then `mapped` chunks.
     fn change(
         &self,
         writer: &mut IndexWriter,
-        path: &Path<'_>,
+        chunk: u64,
+        spot: &Spot<'_>,
         edit: &Edit,
         end: u64,
         mapped: u64,
     ) -> Result<(), IndexError> {
-        let mut room = self.find_room(writer, path, edit)?;
-        self.seq.write_begin();
-        path.raise_border(end);
-        match &mut room {
-            Room::InLeaf if path.leaf.empties(edit) => self.unlink(writer, path),
-            Room::InLeaf => path.leaf.apply(edit),
-            Room::Beside(share) => share.apply(edit),
-            Room::New(supply) => self.split(path, edit, supply),
+        if spot.leaf.empties(edit) || !spot.leaf.fits(edit) {
+            self.rearrange(writer, chunk, spot, edit, end, mapped)?;
+        } else {
+            self.seq.write_begin();
+            spot.raise_border(end);
+            spot.leaf.apply(edit);
+            self.set_mapped(mapped);
+            self.seq.write_end();
         }
-        self.set_mapped(mapped);
-        self.seq.write_end();
         writer.runs = writer
             .runs
             .saturating_add(edit.runs().len() as u64)
             .saturating_sub(edit.remove as u64);
+        Ok(())
+    }
+
+    /// The part of [`Self::change`] for an edit that leaves the leaf empty or does not fit into it.
+    #[cold]
+    fn rearrange(
+        &self,
+        writer: &mut IndexWriter,
+        chunk: u64,
+        spot: &Spot<'_>,
+        edit: &Edit,
+        end: u64,
+        mapped: u64,
+    ) -> Result<(), IndexError> {
+        let path = self.path(chunk)?;
+        let mut room = if path.leaf.empties(edit) {
+            None
+        } else {
+            Some(self.find_room(writer, &path, edit)?)
+        };
+        self.seq.write_begin();
+        spot.raise_border(end);
+        match &mut room {
+            None => self.unlink(writer, &path),
+            Some(Room::Beside(share)) => share.apply(edit),
+            Some(Room::New(supply)) => self.split(&path, edit, supply),
+        }
+        self.set_mapped(mapped);
+        self.seq.write_end();
         Ok(())
     }
 
