@@ -219,6 +219,12 @@ impl State {
             .min(self.pending.room())
     }
 
+    /// Whether there are fewer slots than for `chunks` chunks, and will be more when a commit is done.
+    pub(crate) fn may_get_room(&self, chunks: u64) -> bool {
+        let commits = self.pending.ready_len() != 0 || self.pending.is_committing();
+        (self.room() as u64) < chunks && commits && self.is_writable() && self.starving.is_none()
+    }
+
     /// Whether the snapshot can be written to.
     pub(crate) fn is_writable(&self) -> bool {
         self.condition == Condition::Valid && !self.overflowed

@@ -40,6 +40,10 @@ use crate::overlay::Role;
 use crate::overlay::State;
 use crate::overlay::Tag;
 use kernel::sync::Arc;
+use kernel::time::msecs_to_jiffies;
+
+/// How long a large write waits for slots, in milliseconds.
+const ROOM_MS: u32 = 100;
 
 /// What a write to the snapshot needs.
 enum Decision {
@@ -184,6 +188,9 @@ impl Copier {
             return bio.remap(this.cow_device(), size.sector_of(cow) + offset);
         }
         let _ = overlay.ensure_nodes();
+        if whole > 1 {
+            this.await_room(overlay, whole.min(Run::MAX_LEN));
+        }
         let mut state = overlay.state.lock();
         let decision = this.decide(overlay, &mut state, chunk, whole);
         let chunks = match &decision {
@@ -216,6 +223,23 @@ impl Copier {
                 held
             }
         }
+    }
+
+    /// Gives commits the time to free slots for so many chunks. A bio that finds too few is cut into
+    /// single chunks, each of which waits by itself.
+    fn await_room(self: &Arc<Self>, overlay: &Overlay, chunks: u64) {
+        let mut state = overlay.state.lock();
+        if !state.may_get_room(chunks) {
+            return;
+        }
+        state.wanted = state.pending.issued();
+        drop(state);
+        Self::kick(self);
+        // Not for ever: a commit may wait for a bio that the caller has not been able to send yet.
+        let patience = msecs_to_jiffies(ROOM_MS).try_into().unwrap_or(1);
+        overlay
+            .changed
+            .wait_for(patience, || !overlay.state.lock().may_get_room(chunks));
     }
 
     /// Tries again to write within one chunk. May sleep for memory.
