@@ -31,6 +31,7 @@ use crate::holey_core::alloc;
 use crate::holey_core::epoch::Ticket;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::Run;
+use crate::holey_core::index::Version;
 use crate::origin_set::CopyTask;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
@@ -180,7 +181,8 @@ impl Copier {
             0
         };
         let durable = bio.is_fua();
-        if let Some(Extent::Mapped { cow, len }) = overlay.lookup(chunk) {
+        let seen = overlay.index.lookup_versioned(chunk).ok();
+        if let Some((Extent::Mapped { cow, len }, _)) = seen {
             bio.shorten(size.sector_of(len).saturating_sub(offset));
             if durable {
                 bio.data().role = Role::Durable;
@@ -192,7 +194,7 @@ impl Copier {
             this.await_room(overlay, whole.min(Run::MAX_LEN));
         }
         let mut state = overlay.state.lock();
-        let decision = this.decide(overlay, &mut state, chunk, whole);
+        let decision = this.decide(overlay, &mut state, chunk, whole, seen);
         let chunks = match &decision {
             Decision::Mapped { len, .. } => *len,
             Decision::Fresh(run) => run.len,
@@ -248,7 +250,7 @@ impl Copier {
         let chunk = size.chunk_of(bio.sector());
         let whole = u64::from(bio.sectors()) >> size.shift();
         let mut state = overlay.state.lock();
-        match this.decide(overlay, &mut state, chunk, whole) {
+        match this.decide(overlay, &mut state, chunk, whole, None) {
             Decision::Mapped { cow, .. } => {
                 drop(state);
                 this.direct(overlay, &mut bio, cow);
@@ -268,12 +270,24 @@ impl Copier {
         }
     }
 
-    /// Decides about a write to `chunk`, of `whole` whole chunks or (0) a part of one.
-    fn decide(&self, overlay: &Overlay, state: &mut State, chunk: u64, whole: u64) -> Decision {
+    /// Decides about a write to `chunk`, of `whole` whole chunks or (0) a part of one, which was
+    /// `seen` before the lock was taken.
+    fn decide(
+        &self,
+        overlay: &Overlay,
+        state: &mut State,
+        chunk: u64,
+        whole: u64,
+        seen: Option<(Extent, Version)>,
+    ) -> Decision {
         if state.condition != Condition::Valid {
             return Decision::Broken;
         }
-        let room = match overlay.lookup(chunk) {
+        let found = match seen {
+            Some((found, version)) if overlay.index.is_at(version) => Some(found),
+            _ => overlay.lookup(chunk),
+        };
+        let room = match found {
             None => return Decision::Broken,
             Some(Extent::Mapped { cow, len }) => return Decision::Mapped { cow, len },
             Some(Extent::Unmapped { len }) => len,
