@@ -23,6 +23,7 @@ use crate::dm::new_wait_queue;
 use crate::dm::without_io;
 use crate::dm::Access;
 use crate::dm::Args;
+use crate::dm::CopyClient;
 use crate::dm::CopyJob;
 use crate::dm::CtrError;
 use crate::dm::Device;
@@ -94,8 +95,6 @@ use kernel::workqueue::WorkItem;
 
 /// Most data in a window, in sectors (64 MiB).
 const MOST_SECTORS: u64 = 64 << 11;
-/// Longest single copy, in sectors (1 MiB).
-const MOST_COPY: u64 = 1 << 11;
 /// Copies that can be started when memory is short.
 const RESERVED_COPIES: u16 = 16;
 
@@ -617,7 +616,7 @@ impl Merge {
     fn copy_window(self: &Arc<Self>, overlay: &Overlay, window: &Window<'_>) -> Result {
         let size = overlay.chunk();
         self.copy_failed.store(false, Ordering::Relaxed);
-        for run in window.runs(size.chunks_within(MOST_COPY)) {
+        for run in window.runs(size.chunks_within(CopyClient::BEST_SECTORS)) {
             self.origin
                 .copies()
                 .copy(self.copies.take(self.copy_of(overlay, run)));

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Copying between devices: a few pages at a time by our own hands, more by kcopyd.
+//! Copying between devices: up to [`CopyClient::BEST_SECTORS`] at a time by our own hands, more by
+//! kcopyd.
 //!
-//! kcopyd is made for large copies: for each it allocates a job that could be split in nine, and
-//! pages of its own, all of which a hardened kernel clears; it goes through dm-io twice, and
-//! through its thread three times. For the copy of one chunk that costs more than the I/O. Here a
-//! copy is two or more bios over pages that are used again, and takes two turns of a worker, which
-//! it shares with the other copies of that moment.
+//! For each copy kcopyd allocates a job that could be split in nine, and pages of its own, all of
+//! which a hardened kernel clears; it goes through dm-io twice, and through its thread three times.
+//! For one chunk that costs more than the I/O, and clearing alone as much as copying. Here a copy
+//! is two or more bios over memory that is used again, and takes two turns of a worker, which it
+//! shares with the other copies of that moment.
+//!
+//! Small and larger copies go by [`Lane`]s of their own, which differ in the size of their blocks
+//! of memory.
 //!
 //! A copy ([`Flight`]) is on the worker's list at these stages, and on its way in between:
 //!
 //! ```text
-//! Queued --pages, read--> Read --write each destination--> Written --> done
+//! Queued --blocks, read--> Read --write each destination--> Written --> done
 //!                           '------- the read failed --------'
 //! ```
 //!
@@ -53,30 +57,53 @@ use kernel::types::Opaque;
 use kernel::workqueue::Work;
 use kernel::workqueue::WorkItem;
 
-/// Pages of one copy: what fits in a bio without more memory.
-const MOST_PAGES: usize = 4;
+/// Blocks of one copy: what fits in a bio without more memory.
+const MOST_BLOCKS: usize = 4;
 const PAGE_SECTORS: u64 = (kernel::page::PAGE_SIZE / 512) as u64;
-/// Pages that are kept for use again.
-const KEPT_PAGES: usize = 256;
-/// Pages in use at a time; what comes on top waits for some to come back.
-const MOST_PAGES_OUT: usize = 2048;
 /// Bios that can be had when memory is short.
 const RESERVED_BIOS: c_uint = 16;
+
+/// The memory of a lane.
+#[derive(Clone, Copy)]
+struct Budget {
+    /// A block of it is so many pages, as a power of two. Larger ones than this are hard to get.
+    order: c_uint,
+    /// Blocks that are kept for use again.
+    kept: usize,
+    /// Blocks in use at a time; what comes on top waits for some to come back.
+    most: usize,
+}
+
+/// For copies of up to four pages: 1 MiB kept, 8 MiB in use.
+const SMALL: Budget = Budget {
+    order: 0,
+    kept: 256,
+    most: 2048,
+};
+/// For copies of up to 32 pages: 2 MiB kept, 8 MiB in use.
+const LARGE: Budget = Budget {
+    order: 3,
+    kept: 64,
+    most: 256,
+};
 
 /// A client for copies.
 pub(crate) struct CopyClient {
     kcopyd: Kcopyd,
     throttle: Option<Throttle>,
-    small: Arc<Small>,
+    lanes: [Arc<Lane>; 2],
 }
 
 impl CopyClient {
+    /// Copies of more sectors than this cost more for each of them.
+    pub(crate) const BEST_SECTORS: u64 = (PAGE_SECTORS << LARGE.order) * MOST_BLOCKS as u64;
+
     /// Creates a client. May sleep.
     pub(crate) fn new(throttle: Option<Throttle>) -> Result<Self> {
         Ok(Self {
             kcopyd: Kcopyd::new(throttle)?,
             throttle,
-            small: Small::new()?,
+            lanes: [Lane::new(SMALL)?, Lane::new(LARGE)?],
         })
     }
 
@@ -84,11 +111,11 @@ impl CopyClient {
     pub(crate) fn copy<J: CopyJob>(&self, job: PoolBox<J>) {
         // Only kcopyd counts the time that it is at work.
         let throttled = self.throttle.is_some_and(Throttle::is_on);
-        let small = 1..=MOST_PAGES as u64 * PAGE_SECTORS;
-        if small.contains(&job.source().sectors) && !throttled {
-            Small::start(&self.small, job);
-        } else {
-            self.kcopyd.copy(job);
+        let sectors = job.source().sectors;
+        let lane = self.lanes.iter().find(|lane| lane.takes(sectors));
+        match lane.filter(|_| !throttled) {
+            Some(lane) => Lane::start(lane, job),
+            None => self.kcopyd.copy(job),
         }
     }
 
@@ -100,9 +127,11 @@ impl CopyClient {
 
 impl Drop for CopyClient {
     fn drop(&mut self) {
-        self.small.flying.wait_idle();
-        // Not from the worker itself, which drops its reference to `small` last.
-        self.small.queue.drain();
+        for lane in &self.lanes {
+            lane.flying.wait_idle();
+            // Not from the worker itself, which drops its reference to the lane last.
+            lane.queue.drain();
+        }
     }
 }
 
@@ -116,14 +145,14 @@ struct Begun {
     stage: Stage,
     /// The next one on a list.
     next: *mut Begun,
-    pages: [*mut page; MOST_PAGES],
+    blocks: [*mut page; MOST_BLOCKS],
     /// Bios that have not ended, and one for whoever sends them.
     writes: AtomicUsize,
     /// Destinations that have failed, a bit each.
     write_failed: AtomicUsize,
     read_failed: bool,
-    small: Arc<Small>,
-    /// Dropped after `small`.
+    lane: Arc<Lane>,
+    /// Dropped after `lane`.
     pass: Pass,
 }
 
@@ -197,9 +226,10 @@ impl<J: CopyJob> OpsOf<J> {
     }
 }
 
-/// The small copies of one client.
+/// Copies of one client that are not larger than its blocks allow.
 #[pin_data]
-struct Small {
+struct Lane {
+    budget: Budget,
     #[pin]
     bios: BioSet,
     #[pin]
@@ -211,25 +241,26 @@ struct Small {
 }
 
 impl_has_work! {
-    impl HasWork<Self> for Small { self.work }
+    impl HasWork<Self> for Lane { self.work }
 }
 
-impl Small {
-    fn new() -> Result<Arc<Self>> {
-        let mut pages = KVec::with_capacity(KEPT_PAGES, GFP_KERNEL)?;
+impl Lane {
+    fn new(budget: Budget) -> Result<Arc<Self>> {
+        let mut blocks = KVec::with_capacity(budget.kept, GFP_KERNEL)?;
         // Enough for one copy, so that there is always one that goes on.
-        for _ in 0..MOST_PAGES {
-            let page = OwnedPage::new(true).ok_or(ENOMEM)?;
-            pages.push_within_capacity(page).map_err(|_| ENOMEM)?;
+        for _ in 0..MOST_BLOCKS {
+            let block = Block::new(budget.order, true).ok_or(ENOMEM)?;
+            blocks.push_within_capacity(block).map_err(|_| ENOMEM)?;
         }
         let lists = Lists {
             due: List::new(),
             hungry: List::new(),
-            pages,
+            blocks,
             out: 0,
         };
         Arc::pin_init(
             try_pin_init!(Self {
+                budget,
                 bios <- BioSet::new(RESERVED_BIOS),
                 lists <- new_irq_lock!(lists, c"dm_copy"),
                 flying: Gate::new()?,
@@ -240,6 +271,23 @@ impl Small {
         )
     }
 
+    /// Sectors of a block.
+    fn block_sectors(&self) -> u64 {
+        PAGE_SECTORS.wrapping_shl(self.budget.order)
+    }
+
+    /// Whether a copy of so many sectors can go this way.
+    fn takes(&self, sectors: u64) -> bool {
+        (1..=self.block_sectors() * MOST_BLOCKS as u64).contains(&sectors)
+    }
+
+    /// The blocks that so many sectors need.
+    fn blocks_for(&self, sectors: u64) -> usize {
+        let more = sectors.saturating_sub(1) / PAGE_SECTORS;
+        let more = more.wrapping_shr(self.budget.order) as usize;
+        more.saturating_add(1).min(MOST_BLOCKS)
+    }
+
     fn start<J: CopyJob>(this: &Arc<Self>, mut job: PoolBox<J>) {
         let pass = this.flying.enter();
         let flight = job.flight().0.as_mut_ptr();
@@ -248,11 +296,11 @@ impl Small {
             ops: &OpsOf::<J>::OPS,
             stage: Stage::Queued,
             next: ptr::null_mut(),
-            pages: [ptr::null_mut(); MOST_PAGES],
+            blocks: [ptr::null_mut(); MOST_BLOCKS],
             writes: AtomicUsize::new(0),
             write_failed: AtomicUsize::new(0),
             read_failed: false,
-            small: this.clone(),
+            lane: this.clone(),
             pass,
         };
         // SAFETY: The flight lies in the job, which nobody else uses any more.
@@ -262,7 +310,7 @@ impl Small {
         Self::kick(this);
     }
 
-    /// Gives a flight the pages that it needs; if there are none it waits on a list until some
+    /// Gives a flight the blocks that it needs; if there are none it waits on a list until some
     /// come back, and false is returned.
     ///
     /// # Safety
@@ -270,14 +318,14 @@ impl Small {
     /// The caller owns the flight, and has given it away if false is returned.
     unsafe fn provide(&self, flight: *mut Begun, count: usize) -> bool {
         // SAFETY: By the contract of this function.
-        let places = unsafe { (*flight).pages.get_mut(..count) }.unwrap_or(&mut []);
+        let places = unsafe { (*flight).blocks.get_mut(..count) }.unwrap_or(&mut []);
         let mut lists = self.lists.lock();
         if lists.take(places) {
             return true;
         }
-        if lists.out < MOST_PAGES_OUT {
+        if lists.out < self.budget.most {
             drop(lists);
-            let fresh = fresh_pages(places);
+            let fresh = fresh_blocks(places, self.budget.order);
             lists = self.lists.lock();
             if fresh {
                 lists.out += count;
@@ -287,39 +335,41 @@ impl Small {
                 return true;
             }
         }
-        // All pages that there are at least are in use, or there would have been enough: somebody
+        // All blocks that there are at least are in use, or there would have been enough: somebody
         // will bring some.
         // SAFETY: By the contract of this function.
         unsafe { lists.hungry.push(flight) };
         false
     }
 
-    /// Takes the pages of a flight back. Called by the worker, which looks at its list again.
+    /// Takes the blocks of a flight back. Called by the worker, which looks at its list again.
     ///
     /// # Safety
     ///
     /// The caller owns the flight, whose bios have all ended.
     unsafe fn take_back(&self, flight: *mut Begun) {
         // SAFETY: By the contract of this function.
-        let places = unsafe { &mut (*flight).pages };
+        let places = unsafe { &mut (*flight).blocks };
         let mut lists = self.lists.lock();
         for place in places {
-            // INVARIANT: The page was an owned one when the flight got it.
-            if let Some(page) = NonNull::new(mem::replace(place, ptr::null_mut())).map(OwnedPage) {
+            if let Some(page) = NonNull::new(mem::replace(place, ptr::null_mut())) {
                 lists.out = lists.out.saturating_sub(1);
+                let order = self.budget.order;
+                // INVARIANT: It was an owned one of this lane when the flight got it.
+                let block = Block { page, order };
                 // If there are many it is freed.
-                let _ = lists.pages.push_within_capacity(page);
+                let _ = lists.blocks.push_within_capacity(block);
             }
         }
         let Lists { due, hungry, .. } = &mut *lists;
         due.append(hungry);
     }
 
-    /// A bio for the flight's pages.
+    /// A bio for the flight's blocks.
     ///
     /// # Safety
     ///
-    /// The flight is owned by the caller or has a write that the caller counts, and has the pages
+    /// The flight is owned by the caller or has a write that the caller counts, and has the blocks
     /// for the region, which lies on an open device. The bio is submitted, and ended before the
     /// flight is finished.
     unsafe fn request(
@@ -328,7 +378,7 @@ impl Small {
         region: &bindings::dm_io_region,
         operation: c_uint,
     ) -> *mut bio {
-        let count = pages_of(region.count) as u16;
+        let count = self.blocks_for(region.count) as u16;
         let request = loop {
             // SAFETY: By its type invariant the set is valid; the device is open.
             let request = unsafe {
@@ -340,11 +390,11 @@ impl Small {
             }
         };
         let mut left = region.count;
-        // SAFETY: The bio is ours, and has room for so many pages, which the flight has.
+        // SAFETY: The bio is ours, and has room for so many blocks, which the flight has.
         unsafe {
             (*request).bi_iter.bi_sector = region.sector;
-            for page in (*flight).pages.iter().take(usize::from(count)) {
-                let sectors = left.min(PAGE_SECTORS);
+            for page in (*flight).blocks.iter().take(usize::from(count)) {
+                let sectors = left.min(self.block_sectors());
                 left -= sectors;
                 kernel::bindings::__bio_add_page(request, *page, (sectors as c_uint) << 9, 0);
             }
@@ -368,7 +418,7 @@ impl Small {
     }
 }
 
-impl WorkItem for Small {
+impl WorkItem for Lane {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
@@ -395,32 +445,32 @@ impl WorkItem for Small {
 /// # Safety
 ///
 /// The caller owns the flight, and gives it away.
-unsafe fn attend(small: &Arc<Small>, flight: *mut Begun) {
+unsafe fn attend(lane: &Arc<Lane>, flight: *mut Begun) {
     // SAFETY: By the contract of this function.
     let stage = unsafe { (*flight).stage };
     match stage {
         // SAFETY: By the contract of this function.
-        Stage::Queued => unsafe { read(small, flight) },
+        Stage::Queued => unsafe { read(lane, flight) },
         // SAFETY: As above.
-        Stage::Read => unsafe { write(small, flight) },
+        Stage::Read => unsafe { write(lane, flight) },
         // SAFETY: As above.
-        Stage::Written => unsafe { finish(small, flight) },
+        Stage::Written => unsafe { finish(lane, flight) },
     }
 }
 
 /// # Safety
 ///
 /// As for [`attend`].
-unsafe fn read(small: &Arc<Small>, flight: *mut Begun) {
+unsafe fn read(lane: &Arc<Lane>, flight: *mut Begun) {
     // SAFETY: The flight is ours, and its job is the one that `start` was given.
     let region = unsafe { source(flight) };
     // SAFETY: The flight is ours, and forgotten if it has to wait.
-    if !unsafe { small.provide(flight, pages_of(region.count)) } {
+    if !unsafe { lane.provide(flight, lane.blocks_for(region.count)) } {
         return;
     }
-    // SAFETY: The flight has the pages that this needs, and lives until the bio has ended.
+    // SAFETY: The flight has the blocks that this needs, and lives until the bio has ended.
     unsafe {
-        let request = small.request(flight, &region, kernel::bindings::req_op_REQ_OP_READ);
+        let request = lane.request(flight, &region, kernel::bindings::req_op_REQ_OP_READ);
         (*request).bi_end_io = Some(read_ended);
         (*request).bi_private = flight.cast();
         kernel::bindings::submit_bio(request);
@@ -430,11 +480,11 @@ unsafe fn read(small: &Arc<Small>, flight: *mut Begun) {
 /// # Safety
 ///
 /// As for [`attend`].
-unsafe fn write(small: &Arc<Small>, flight: *mut Begun) {
+unsafe fn write(lane: &Arc<Lane>, flight: *mut Begun) {
     // SAFETY: The flight is ours.
     if unsafe { (*flight).read_failed } {
         // SAFETY: As above.
-        unsafe { finish(small, flight) };
+        unsafe { finish(lane, flight) };
         return;
     }
     // SAFETY: As above. The one is ours, so that the flight stays until all bios are sent.
@@ -445,9 +495,9 @@ unsafe fn write(small: &Arc<Small>, flight: *mut Begun) {
         let Some(region) = region else {
             break;
         };
-        // SAFETY: The flight has the pages that this needs; it lives until all its bios have ended.
+        // SAFETY: The flight has the blocks that this needs; it lives until all its bios have ended.
         unsafe {
-            let request = small.request(flight, &region, kernel::bindings::req_op_REQ_OP_WRITE);
+            let request = lane.request(flight, &region, kernel::bindings::req_op_REQ_OP_WRITE);
             (*request).bi_end_io = Some(write_ended);
             // A flight is aligned to eight bytes, so there is room for the number.
             (*request).bi_private = flight.cast::<u8>().wrapping_add(n).cast();
@@ -462,22 +512,22 @@ unsafe fn write(small: &Arc<Small>, flight: *mut Begun) {
 /// # Safety
 ///
 /// As for [`attend`].
-unsafe fn finish(small: &Arc<Small>, flight: *mut Begun) {
+unsafe fn finish(lane: &Arc<Lane>, flight: *mut Begun) {
     // SAFETY: The flight is ours. It is moved out of the job before that is given up.
     let begun = unsafe {
-        small.take_back(flight);
+        lane.take_back(flight);
         flight.read()
     };
     let write_failed = begun.write_failed.into_inner();
     // SAFETY: The job is the one that `start` was given, and is not used again.
     unsafe { (begun.ops.done)(begun.job, begun.read_failed, write_failed) };
-    drop(begun.small);
+    drop(begun.lane);
     drop(begun.pass);
 }
 
 /// # Safety
 ///
-/// The flight was begun by [`Small::start`] and is not finished.
+/// The flight was begun by [`Lane::start`] and is not finished.
 unsafe fn source(flight: *mut Begun) -> bindings::dm_io_region {
     // SAFETY: By the contract of this function; job and operations belong together.
     unsafe { ((*flight).ops.source)((*flight).job) }
@@ -552,36 +602,32 @@ unsafe fn hand_over(flight: *mut Begun) {
     // SAFETY: By the contract of this function. The client waits for the flight's pass, so it is
     // there until the worker has finished the flight; the reference is taken before it can.
     unsafe {
-        let small = (*flight).small.clone();
-        small.give(flight);
-        Small::kick(&small);
+        let lane = (*flight).lane.clone();
+        lane.give(flight);
+        Lane::kick(&lane);
     }
-}
-
-fn pages_of(sectors: u64) -> usize {
-    sectors.div_ceil(PAGE_SECTORS).min(MOST_PAGES as u64) as usize
 }
 
 struct Lists {
     /// For the worker.
     due: List,
-    /// They wait for pages.
+    /// They wait for blocks.
     hungry: List,
     /// Not in use, and never fewer than one copy needs if none is in use.
-    pages: KVec<OwnedPage>,
+    blocks: KVec<Block>,
     /// In use.
     out: usize,
 }
 
 impl Lists {
-    /// Takes as many pages as there are places, all or none.
+    /// Takes as many blocks as there are places, all or none.
     fn take(&mut self, places: &mut [*mut page]) -> bool {
-        if self.pages.len() < places.len() {
+        if self.blocks.len() < places.len() {
             return false;
         }
         for place in places.iter_mut() {
-            if let Some(page) = self.pages.pop() {
-                *place = page.into_raw();
+            if let Some(block) = self.blocks.pop() {
+                *place = block.into_raw();
             }
         }
         self.out += places.len();
@@ -589,18 +635,20 @@ impl Lists {
     }
 }
 
-/// Fills places with new pages, all or none. Does not sleep.
-fn fresh_pages(places: &mut [*mut page]) -> bool {
+/// Fills places with new blocks, all or none. Does not sleep.
+fn fresh_blocks(places: &mut [*mut page], order: c_uint) -> bool {
     for n in 0..places.len() {
-        let page = OwnedPage::new(false);
-        let (Some(page), Some(place)) = (page, places.get_mut(n)) else {
+        let block = Block::new(order, false);
+        let (Some(block), Some(place)) = (block, places.get_mut(n)) else {
             for place in places.iter_mut().take(n) {
-                // INVARIANT: It was an owned one a moment ago.
-                drop(NonNull::new(mem::replace(place, ptr::null_mut())).map(OwnedPage));
+                if let Some(page) = NonNull::new(mem::replace(place, ptr::null_mut())) {
+                    // INVARIANT: It was an owned one a moment ago.
+                    drop(Block { page, order });
+                }
             }
             return false;
         };
-        *place = page.into_raw();
+        *place = block.into_raw();
     }
     true
 }
@@ -665,36 +713,39 @@ impl List {
     }
 }
 
-/// A page of memory.
+/// A block of memory: pages that lie next to each other.
 ///
 /// # Invariants
 ///
-/// It is allocated, with order 0, and owned by this value.
-struct OwnedPage(NonNull<page>);
+/// It is allocated, with this order, and owned by this value.
+struct Block {
+    page: NonNull<page>,
+    order: c_uint,
+}
 
 // SAFETY: Pages may be freed by any thread.
-unsafe impl Send for OwnedPage {}
+unsafe impl Send for Block {}
 
-impl OwnedPage {
-    /// Allocates a page; sleeps for it if it may `wait`.
-    fn new(wait: bool) -> Option<Self> {
+impl Block {
+    /// Allocates a block; sleeps for it if it may `wait`.
+    fn new(order: c_uint, wait: bool) -> Option<Self> {
         // SAFETY: No pointers are passed.
-        let page = unsafe { bindings::dm_rs_alloc_page(wait) };
+        let page = unsafe { bindings::dm_rs_alloc_pages(order, wait) };
         // INVARIANT: Just allocated.
-        NonNull::new(page).map(Self)
+        NonNull::new(page).map(|page| Self { page, order })
     }
 
     fn into_raw(self) -> *mut page {
-        let raw = self.0.as_ptr();
+        let raw = self.page.as_ptr();
         mem::forget(self);
         raw
     }
 }
 
-impl Drop for OwnedPage {
+impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the page is ours.
-        unsafe { kernel::bindings::__free_pages(self.0.as_ptr(), 0) }
+        // SAFETY: By the type invariant the pages are ours.
+        unsafe { kernel::bindings::__free_pages(self.page.as_ptr(), self.order) }
     }
 }
 

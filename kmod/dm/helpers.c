@@ -28,9 +28,11 @@ struct bio *dm_rs_bio_alloc_noio(struct block_device *bdev, unsigned short vecs,
 	return bio_alloc_bioset(bdev, vecs, opf, GFP_NOIO, bs);
 }
 
-struct page *dm_rs_alloc_page(bool wait)
+struct page *dm_rs_alloc_pages(unsigned int order, bool wait)
 {
-	return alloc_page(wait ? GFP_KERNEL : GFP_NOWAIT | __GFP_NOWARN);
+	gfp_t flags = wait ? GFP_KERNEL : GFP_NOWAIT | __GFP_NOWARN;
+
+	return alloc_pages(flags | __GFP_COMP, order);
 }
 
 mempool_t *dm_rs_mempool_create_kmalloc_pool(int min_nr, size_t size)
