@@ -320,10 +320,12 @@ impl Lane {
         // SAFETY: By the contract of this function.
         let places = unsafe { (*flight).blocks.get_mut(..count) }.unwrap_or(&mut []);
         let mut lists = self.lists.lock();
-        if lists.take(places) {
+        // Who came first is served first, and asks for memory alone.
+        let first = lists.hungry.first.is_null();
+        if first && lists.take(places) {
             return true;
         }
-        if lists.out < self.budget.most {
+        if first && lists.out < self.budget.most {
             drop(lists);
             let fresh = fresh_blocks(places, self.budget.order);
             lists = self.lists.lock();
@@ -361,8 +363,10 @@ impl Lane {
                 let _ = lists.blocks.push_within_capacity(block);
             }
         }
+        // They have waited longer than those that are due.
         let Lists { due, hungry, .. } = &mut *lists;
-        due.append(hungry);
+        hungry.append(due);
+        mem::swap(hungry, due);
     }
 
     /// A bio for the flight's blocks.
@@ -603,8 +607,12 @@ unsafe fn hand_over(flight: *mut Begun) {
     // there until the worker has finished the flight; the reference is taken before it can.
     unsafe {
         let lane = (*flight).lane.clone();
+        // So that the client does not go before its worker has been told.
+        let pass = lane.flying.enter();
         lane.give(flight);
         Lane::kick(&lane);
+        drop(lane);
+        drop(pass);
     }
 }
 
