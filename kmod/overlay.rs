@@ -214,15 +214,19 @@ impl State {
 
     /// Slots that can still be taken.
     pub(crate) fn room(&self) -> usize {
-        let most = parameters::cow_threshold().max(1);
-        most.saturating_sub(self.pending.len())
+        most_slots()
+            .saturating_sub(self.pending.len())
             .min(self.pending.room())
     }
 
     /// Whether there are fewer slots than for `chunks` chunks, and will be more when a commit is done.
     pub(crate) fn may_get_room(&self, chunks: u64) -> bool {
         let commits = self.pending.ready_len() != 0 || self.pending.is_committing();
-        (self.room() as u64) < chunks && commits && self.is_writable() && self.starving.is_none()
+        let most = most_slots() as u64;
+        (self.room() as u64) < chunks.min(most)
+            && commits
+            && self.is_writable()
+            && self.starving.is_none()
     }
 
     /// Whether the snapshot can be written to.
@@ -522,6 +526,11 @@ impl Overlay {
             self.changed.wake();
         }
     }
+}
+
+/// Exceptions that may be in the making at a time, if there are as many slots.
+fn most_slots() -> usize {
+    parameters::cow_threshold().max(1)
 }
 
 fn new_allocator(layout: Layout) -> Result<Allocator<KVVec<u64>>> {

@@ -190,8 +190,8 @@ impl Copier {
             return bio.remap(this.cow_device(), size.sector_of(cow) + offset);
         }
         let _ = overlay.ensure_nodes();
-        if whole > 1 {
-            this.await_room(overlay, whole.min(Run::MAX_LEN));
+        if let Some((Extent::Unmapped { len }, _)) = seen {
+            this.await_room(overlay, whole.min(len).min(Run::MAX_LEN));
         }
         let mut state = overlay.state.lock();
         let decision = this.decide(overlay, &mut state, chunk, whole, seen);
@@ -230,6 +230,10 @@ impl Copier {
     /// Gives commits the time to free slots for so many chunks. A bio that finds too few is cut into
     /// single chunks, each of which waits by itself.
     fn await_room(self: &Arc<Self>, overlay: &Overlay, chunks: u64) {
+        // A single one may as well wait where it is held.
+        if chunks <= 1 {
+            return;
+        }
         let mut state = overlay.state.lock();
         if !state.may_get_room(chunks) {
             return;
@@ -398,6 +402,7 @@ impl Copier {
                 len: run.len,
             });
             Self::kick(this);
+            overlay.changed.wake();
             return bio.done();
         }
         let mapped = state.condition == Condition::Valid
