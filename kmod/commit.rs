@@ -281,6 +281,7 @@ fn declare_invalid(this: &Arc<Copier>, overlay: &Overlay) {
     let mut flushes = Bios::default();
     let mut state = overlay.state.lock();
     state.condition = Condition::Invalid;
+    state.starving = None;
     while let Some((_, mut waiters)) = state.pending.give_up() {
         state.blocked.writes.append(&mut waiters.writes);
         state.blocked.origin.append(&mut waiters.origin);
