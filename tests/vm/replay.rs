@@ -8,7 +8,8 @@
 //! ```text
 //! replay points LOG                     every entry: number, kind (flush, fua, write, mark), mark
 //! replay apply LOG DEVICE FROM TO       writes the entries FROM..TO to DEVICE, in order
-//! replay part LOG DEVICE K RANDOM       completes what a cut at K leaves, given that FROM..durable(K) were applied
+//! replay part LOG DEVICE K RANDOM BLOCK completes what a cut at K leaves, given that FROM..durable(K) were applied;
+//!                                       the sectors of a block of so many are there all or none
 //! replay durable LOG K                  says how far to apply for that
 //! replay judge LOG START --origin START:SECTORS[:MODEL] --cow START:SECTORS:MODEL ...
 //!              [--samples N] [--every N] [--sabotage areas|order]
@@ -57,7 +58,9 @@ fn run(args: &[String]) -> Outcome<()> {
     match words[..] {
         ["points", log] => points(&Log::open(log)?),
         ["apply", log, device, from, to] => apply(&Log::open(log)?, device, number(from)?, number(to)?),
-        ["part", log, device, k, random] => part(&Log::open(log)?, device, number(k)?, number(random)?),
+        ["part", log, device, k, random, block] => {
+            part(&Log::open(log)?, device, number(k)?, number(random)?, number(block)?)
+        }
         ["durable", log, k] => {
             println!("{}", Log::open(log)?.durable(number(k)?));
             Ok(())
@@ -156,14 +159,18 @@ fn apply(log: &Log, device: &str, from: usize, to: usize) -> Outcome<()> {
     file.sync_all().map_err(|error| format!("{device}: {error}"))
 }
 
-fn part(log: &Log, device: &str, k: usize, random: u64) -> Outcome<()> {
+fn part(log: &Log, device: &str, k: usize, random: u64, block: u64) -> Outcome<()> {
     let file = open_for_writing(device)?;
     let mut numbers = Numbers(random);
     let chance = chance(&mut numbers);
     for n in log.durable(k)..log.entries.len().min(k + 1) {
         let entry = &log.entries[n];
+        let (mut last, mut there) = (None, false);
         for (at, sector) in entry.sectors() {
-            if n < k && entry.kind == Kind::Fua || numbers.below(100) < chance {
+            if last.replace(at / block) != Some(at / block) {
+                there = n < k && entry.kind == Kind::Fua || numbers.below(100) < chance;
+            }
+            if there {
                 file.write_all_at(sector, at * SECTOR as u64)
                     .map_err(|error| format!("{device}: {error}"))?;
             }

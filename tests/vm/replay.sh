@@ -107,7 +107,7 @@ at_points() {
         replay apply $WORK/log $D/copy $applied $durable
         applied=$durable
         dmsetup create cut --table "0 $DISK_SECTORS snapshot $D/copy $D/scratch N 16"
-        replay part $WORK/log $D/cut $point $((STAMP_SEED + point))
+        replay part $WORK/log $D/cut $point $((STAMP_SEED + point)) ${ATOMIC:-1}
         lay_out cut_ cut
         "$2" $mark
         take_down cut_
@@ -327,6 +327,8 @@ check_mounted_snapshot() {
 use_fs() {
     local i
     FS=$1 FS_OPTIONS=''
+    # What file systems ask of a disk: a superblock of ext4 with only half of its sectors cannot be mounted.
+    ATOMIC=8
     [ $FS != xfs ] || FS_OPTIONS=nouuid
     modprobe $FS
     start 131072 40960
