@@ -738,7 +738,7 @@ impl Block {
     /// Allocates a block; sleeps for it if it may `wait`.
     fn new(order: c_uint, wait: bool) -> Option<Self> {
         // SAFETY: No pointers are passed.
-        let page = unsafe { bindings::dm_rs_alloc_pages(order, wait) };
+        let page = unsafe { bindings::dm_rs_alloc_block(order, wait) };
         // INVARIANT: Just allocated.
         NonNull::new(page).map(|page| Self { page, order })
     }

@@ -28,7 +28,7 @@ struct bio *dm_rs_bio_alloc_noio(struct block_device *bdev, unsigned short vecs,
 	return bio_alloc_bioset(bdev, vecs, opf, GFP_NOIO, bs);
 }
 
-struct page *dm_rs_alloc_pages(unsigned int order, bool wait)
+struct page *dm_rs_alloc_block(unsigned int order, bool wait)
 {
 	gfp_t flags = wait ? GFP_KERNEL : GFP_NOWAIT | __GFP_NOWARN;
 

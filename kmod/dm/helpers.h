@@ -13,7 +13,7 @@ unsigned int dm_rs_bdev_logical_block_size(struct block_device *bdev);
 
 struct bio *dm_rs_bio_alloc_noio(struct block_device *bdev, unsigned short vecs, blk_opf_t opf, struct bio_set *bs);
 
-struct page *dm_rs_alloc_pages(unsigned int order, bool wait);
+struct page *dm_rs_alloc_block(unsigned int order, bool wait);
 
 mempool_t *dm_rs_mempool_create_kmalloc_pool(int min_nr, size_t size);
 void *dm_rs_mempool_alloc_noio(mempool_t *pool);
