@@ -126,7 +126,7 @@ t_reads_are_not_overtaken() {
     fork_model base old
     make_origin origin base
     make_snapshot snap base store
-    change base "0 16384 delay $D/disk 0 1000 $D/disk 0 0"
+    change base "0 16384 delay $D/disk 0 $((1000 * ${SLOW:-1})) $D/disk 0 0"
     stamp check $D/snap "$(model old)" --count 8 &
     reader=$!
     sleep 0.3
