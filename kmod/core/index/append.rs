@@ -3,8 +3,6 @@
 //! Inserting many runs at a time.
 
 use super::leaf::Leaf;
-use super::node::NIL;
-use super::read::Astray;
 use super::Directory;
 use super::Index;
 use super::IndexError;
@@ -28,7 +26,7 @@ impl<D: Directory> Inserter<'_, D> {
             return Ok(());
         }
         self.index.insert_run(self.writer, run)?;
-        self.last = self.index.last_leaf()?;
+        self.last = self.index.spot(u64::MAX)?.map(|spot| spot.leaf);
         Ok(())
     }
 }
@@ -41,15 +39,5 @@ impl<D: Directory> Index<D> {
             writer,
             last: None,
         }
-    }
-
-    /// The leaf with the largest chunks.
-    fn last_leaf(&self) -> Result<Option<Leaf<'_>>, Astray> {
-        let root = self.root();
-        if root == NIL {
-            return Ok(None);
-        }
-        let (_, leaf) = self.descend(root, u64::MAX, |_, _, _| {})?;
-        Ok(Some(leaf))
     }
 }

@@ -79,12 +79,18 @@ impl Inner<'_> {
         self.0.set(CHILD + at, child);
     }
 
+    /// Moves the children from `from` on so that the first of them is at `to`.
+    fn shift(self, from: usize, to: usize) {
+        let len = self.count().saturating_sub(from);
+        for words in [KEY_LOW, KEY_HIGH, CHILD] {
+            self.0.shift(words + from, words + to, len);
+        }
+    }
+
     /// Adds a child at place `at`. There is room for it.
     pub(super) fn insert(self, at: usize, key: u64, child: u32) {
         let count = self.count();
-        for from in (at..count).rev() {
-            self.put(from + 1, self.key(from), self.child(from));
-        }
+        self.shift(at, at + 1);
         self.put(at, key, child);
         self.0.set_header(self.0.level(), count + 1);
     }
@@ -92,9 +98,7 @@ impl Inner<'_> {
     /// Takes child `at` out. What it held, its neighbour now holds.
     pub(super) fn remove(self, at: usize) {
         let count = self.count();
-        for from in at + 1..count {
-            self.put(from - 1, self.key(from), self.child(from));
-        }
+        self.shift(at + 1, at);
         self.0.set_header(self.0.level(), count.saturating_sub(1));
     }
 

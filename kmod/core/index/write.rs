@@ -106,10 +106,7 @@ impl<D: Directory> Index<D> {
 
     /// Unmaps all. Takes the same short time however much there is.
     pub fn clear(&self, writer: &mut IndexWriter) {
-        self.seq.write_begin();
-        self.root.store(NIL, Relaxed);
-        self.set_mapped(0);
-        self.seq.write_end();
+        self.section(0, || self.root.store(NIL, Relaxed));
         *writer = IndexWriter {
             limit: writer.limit,
             ..IndexWriter::new()
@@ -120,10 +117,7 @@ impl<D: Directory> Index<D> {
     #[inline]
     pub(super) fn append(&self, writer: &mut IndexWriter, leaf: Leaf<'_>, run: Run) {
         let mapped = self.mapped().saturating_add(run.len);
-        self.seq.write_begin();
-        leaf.append(run);
-        self.set_mapped(mapped);
-        self.seq.write_end();
+        self.section(mapped, || leaf.append(run));
         writer.runs = writer.runs.saturating_add(1);
     }
 
@@ -135,12 +129,11 @@ impl<D: Directory> Index<D> {
         let (id, node) = self.take(writer)?;
         let mut edit = Edit::new(0, 0);
         edit.push(run);
-        self.seq.write_begin();
-        Leaf(node).init();
-        Leaf(node).apply(&edit);
-        self.root.store(id, Relaxed);
-        self.set_mapped(run.len);
-        self.seq.write_end();
+        self.section(run.len, || {
+            Leaf(node).init();
+            Leaf(node).apply(&edit);
+            self.root.store(id, Relaxed);
+        });
         writer.runs = 1;
         Ok(())
     }
@@ -159,11 +152,10 @@ impl<D: Directory> Index<D> {
         if spot.leaf.empties(edit) || !spot.leaf.fits(edit) {
             self.rearrange(writer, chunk, spot, edit, end, mapped)?;
         } else {
-            self.seq.write_begin();
-            spot.raise_border(end);
-            spot.leaf.apply(edit);
-            self.set_mapped(mapped);
-            self.seq.write_end();
+            self.section(mapped, || {
+                spot.raise_border(end);
+                spot.leaf.apply(edit);
+            });
         }
         writer.runs = writer
             .runs
@@ -189,15 +181,14 @@ impl<D: Directory> Index<D> {
         } else {
             Some(self.find_room(writer, &path, edit)?)
         };
-        self.seq.write_begin();
-        spot.raise_border(end);
-        match &mut room {
-            None => self.unlink(writer, &path),
-            Some(Room::Beside(share)) => share.apply(edit),
-            Some(Room::New(supply)) => self.split(&path, edit, supply),
-        }
-        self.set_mapped(mapped);
-        self.seq.write_end();
+        self.section(mapped, || {
+            spot.raise_border(end);
+            match &mut room {
+                None => self.unlink(writer, &path),
+                Some(Room::Beside(share)) => share.apply(edit),
+                Some(Room::New(supply)) => self.split(&path, edit, supply),
+            }
+        });
         Ok(())
     }
 
@@ -224,6 +215,15 @@ impl<D: Directory> Index<D> {
             self.root.store(Inner(node).child(0), Relaxed);
             give(writer, old, node);
         }
+    }
+
+    /// Makes a change that readers see as a whole, after which there are `mapped` chunks.
+    #[inline]
+    fn section(&self, mapped: u64, change: impl FnOnce()) {
+        self.seq.write_begin();
+        change();
+        self.set_mapped(mapped);
+        self.seq.write_end();
     }
 
     /// Stores the number of mapped chunks.
