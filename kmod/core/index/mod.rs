@@ -38,7 +38,7 @@
 //! assert_eq!(index.insert(&mut writer, first), Err(IndexError::NeedNodes));
 //!
 //! let nodes = (0..SEGMENT_NODES).map(|_| Node::new()).collect();
-//! index.directory().0[writer.segments()].set(nodes).ok().unwrap();
+//! index.directory().0[writer.segments()].set(nodes).map_err(|_| IndexError::Damaged)?;
 //! index.add_segment(&mut writer)?;
 //! index.insert(&mut writer, first)?;
 //! index.insert(&mut writer, Exception { origin: 8, cow: 3 })?;
@@ -57,8 +57,6 @@ mod room;
 mod seq;
 mod write;
 
-#[cfg(test)]
-mod check;
 #[cfg(test)]
 mod tests;
 

@@ -2,6 +2,8 @@
 
 //! The index against a model, its memory use, and its limits.
 
+mod check;
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;

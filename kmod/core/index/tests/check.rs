@@ -2,18 +2,18 @@
 
 //! Checks the invariants of an index, for tests.
 
-use super::inner::Inner;
-use super::leaf::Leaf;
-use super::node::NIL;
-use super::Directory;
-use super::Index;
-use super::IndexWriter;
-use super::MAX_LEVELS;
+use super::super::inner::Inner;
+use super::super::leaf::Leaf;
+use super::super::node::NIL;
+use super::super::Directory;
+use super::super::Index;
+use super::super::IndexWriter;
+use super::super::MAX_LEVELS;
 use std::collections::BTreeSet;
 
 impl<D: Directory> Index<D> {
     /// Panics if an invariant does not hold.
-    pub(super) fn check(&self, writer: &IndexWriter) {
+    pub(in super::super) fn check(&self, writer: &IndexWriter) {
         let mut seen = BTreeSet::new();
         let (mut runs, mut mapped) = (0, 0);
         if self.root() != NIL {
