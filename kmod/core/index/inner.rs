@@ -2,17 +2,16 @@
 
 //! Inner nodes: children, and the key from which on each of them is the right one.
 
+use super::node::wide;
 use super::node::Node;
 
 /// Children that an inner node holds.
 pub(super) const CAPACITY: usize = 84;
 
-/// First word of the low halves of the keys.
-const KEY_LOW: usize = 4;
-/// First word of the high halves of the keys.
-const KEY_HIGH: usize = KEY_LOW + CAPACITY;
+/// First pair of the keys.
+const KEY: usize = 2;
 /// First word of the children.
-const CHILD: usize = KEY_HIGH + CAPACITY;
+const CHILD: usize = 2 * (KEY + CAPACITY);
 
 /// A node seen as an inner node.
 ///
@@ -36,12 +35,12 @@ impl Inner<'_> {
     /// The border below child `at`.
     #[inline]
     pub(super) fn key(self, at: usize) -> u64 {
-        self.0.get_wide(KEY_LOW + at, KEY_HIGH + at)
+        self.0.pairs(KEY + at, 1).first().map_or(0, wide)
     }
 
     /// Moves the border below child `at`.
     pub(super) fn set_key(self, at: usize, key: u64) {
-        self.0.set_wide(KEY_LOW + at, KEY_HIGH + at, key);
+        self.0.set_wide(2 * (KEY + at), key);
     }
 
     /// Child `at`.
@@ -53,16 +52,8 @@ impl Inner<'_> {
     /// Which child holds `chunk`.
     #[inline]
     pub(super) fn find(self, chunk: u64) -> usize {
-        let (mut low, mut high) = (1, self.count());
-        while low < high {
-            let middle = (low + high) / 2;
-            if self.key(middle) <= chunk {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low - 1
+        let borders = self.0.pairs(KEY + 1, self.count().saturating_sub(1));
+        borders.partition_point(|border| wide(border) <= chunk)
     }
 
     /// Makes the node an inner node with two children.
@@ -82,9 +73,8 @@ impl Inner<'_> {
     /// Moves the children from `from` on so that the first of them is at `to`.
     fn shift(self, from: usize, to: usize) {
         let len = self.count().saturating_sub(from);
-        for words in [KEY_LOW, KEY_HIGH, CHILD] {
-            self.0.shift(words + from, words + to, len);
-        }
+        self.0.shift(2 * (KEY + from), 2 * (KEY + to), 2 * len);
+        self.0.shift(CHILD + from, CHILD + to, len);
     }
 
     /// Adds a child at place `at`. There is room for it.

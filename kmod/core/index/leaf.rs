@@ -4,10 +4,13 @@
 
 use super::node::Node;
 use super::Run;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// Runs that a leaf holds.
 pub(super) const CAPACITY: usize = 101;
 
+/// First of the two words of the base.
+const BASE: usize = 1;
 /// First word of the offsets: where a run starts, counted from the leaf's base.
 const OFFSET: usize = 3;
 /// First word of the low halves of the COW chunks.
@@ -95,7 +98,7 @@ impl Leaf<'_> {
     /// No run of the leaf starts below.
     #[inline]
     fn base(self) -> u64 {
-        self.0.get_wide(1, 2)
+        self.0.get_wide(BASE)
     }
 
     /// Where run `at` starts.
@@ -122,16 +125,8 @@ impl Leaf<'_> {
             return 0;
         };
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
-        let (mut low, mut high) = (0, self.count());
-        while low < high {
-            let middle = (low + high) / 2;
-            if self.0.get(OFFSET + middle) <= offset {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        let offsets = self.0.words(OFFSET, self.count());
+        offsets.partition_point(|start| start.load(Relaxed) <= offset)
     }
 
     /// The two bytes of run `at` that are not in a word of their own.
@@ -231,26 +226,57 @@ impl Leaf<'_> {
             .set_header(0, new_behind + count.saturating_sub(behind));
     }
 
+    /// Whether there is room for one more run, and it can be counted from the leaf's base.
+    #[inline]
+    pub(super) fn takes(self, run: Run) -> bool {
+        let (count, base) = (self.count(), self.base());
+        count != 0 && count < CAPACITY && run.origin >= base && is_narrow(base, run.origin)
+    }
+
     /// Whether a run can simply be put behind the others.
     #[inline]
     pub(super) fn takes_behind(self, run: Run) -> bool {
-        let count = self.count();
-        let Some(last) = count.checked_sub(1).map(|at| self.run(at)) else {
+        let Some(last) = self.count().checked_sub(1).map(|at| self.run(at)) else {
             return false;
         };
         run.is_storable()
-            && count < CAPACITY
             && last.end() <= run.origin
-            && is_narrow(self.base(), run.origin)
             && (last.len == Run::MAX_LEN || !last.continues_with(run))
+            && self.takes(run)
     }
 
-    /// Puts a run behind the others that [`Self::takes_behind`] allows.
+    /// Puts a run that [`Self::takes`] allows at place `at`.
     #[inline]
-    pub(super) fn append(self, run: Run) {
+    pub(super) fn insert(self, at: usize, run: Run) {
         let count = self.count();
-        self.put(count, run);
+        let behind = count.saturating_sub(at);
+        self.0.open(OFFSET + at, behind);
+        self.0.open(COW_LOW + at, behind);
+        self.open_rests(at, count);
+        self.put(at, run);
         self.0.set_header(0, count + 1);
+    }
+
+    /// Moves the rests from `at` on, of `count`, up by one.
+    #[inline]
+    fn open_rests(self, at: usize, count: usize) {
+        let Some((first, others)) = self
+            .0
+            .words(REST + at / 2, count / 2 + 1 - at / 2)
+            .split_first()
+        else {
+            return;
+        };
+        let old = first.load(Relaxed);
+        // An odd one leaves the lower half of its word where it is.
+        let kept = if at & 1 == 1 { old & 0xffff } else { old << 16 };
+        first.store(kept, Relaxed);
+        let mut carried = old >> 16;
+        for word in others {
+            let old = word.load(Relaxed);
+            word.store((old << 16) | carried, Relaxed);
+            carried = old >> 16;
+        }
     }
 
     /// Takes over `len` runs of `other`, from `from` on, which stand before all runs here if
@@ -281,19 +307,24 @@ impl Leaf<'_> {
         let end = to + len;
         // Those in the middle are the two halves of words.
         let (first, last) = (to.next_multiple_of(2).min(end), (end & !1).max(to));
-        let one = |at: usize| self.set_rest(at, self.rest(at.wrapping_sub(to).wrapping_add(from)));
-        let two = |at: usize| {
-            let low = at.wrapping_sub(to).wrapping_add(from);
-            let word = u32::from(self.rest(low)) | (u32::from(self.rest(low + 1)) << 16);
-            self.0.set(REST + at / 2, word);
+        let source = |at: usize| at.wrapping_sub(to).wrapping_add(from);
+        let one = |at: usize| self.set_rest(at, self.rest(source(at)));
+        let words = || {
+            let (source, target) = (source(first), REST + first / 2);
+            let len = last.saturating_sub(first) / 2;
+            if source & 1 == 0 {
+                self.0.shift(REST + source / 2, target, len);
+            } else {
+                self.0.shift_by_half(REST + source / 2, target, len);
+            }
         };
         if from < to {
             (last..end).for_each(one);
-            (first..last).step_by(2).rev().for_each(two);
+            words();
             (to..first).for_each(one);
         } else {
             (to..first).for_each(one);
-            (first..last).step_by(2).for_each(two);
+            words();
             (last..end).for_each(one);
         }
     }
@@ -313,13 +344,13 @@ impl Leaf<'_> {
             let offset = self.0.get(OFFSET + at).wrapping_add(delta);
             self.0.set(OFFSET + at, offset);
         }
-        self.0.set_wide(1, 2, base);
+        self.0.set_wide(BASE, base);
     }
 
     /// Moves the runs from `at` on to `right`, which becomes a leaf.
     pub(super) fn split_off(self, at: usize, right: Leaf<'_>) {
         let count = self.count();
-        right.0.set_wide(1, 2, self.base());
+        right.0.set_wide(BASE, self.base());
         for from in at..count {
             self.copy(from, right, from - at);
         }

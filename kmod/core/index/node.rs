@@ -5,7 +5,7 @@
 //! ```text
 //! word      0        1     2     3 ...
 //! leaf    | header | base      | offset * 101 | COW low * 101 | COW high, length - 1 * 51 |
-//! inner   | header | - | - | - | key low * 84 | key high * 84 | child * 84                |
+//! inner   | header | - | - | - | (key low, key high) * 84 | child * 84                     |
 //! free    | any    | next free | any ...
 //! ```
 //!
@@ -15,8 +15,8 @@
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
-/// Words of a node.
-const WORDS: usize = 256;
+/// Pairs of words of a node.
+const PAIRS: usize = 128;
 
 /// The node number that names no node.
 pub(super) const NIL: u32 = u32::MAX;
@@ -26,21 +26,30 @@ pub(super) const NIL: u32 = u32::MAX;
 /// A node made by [`Node::new`] is all zero bytes.
 #[repr(C, align(64))]
 pub struct Node {
-    words: [AtomicU32; WORDS],
+    pairs: [Pair; PAIRS],
+}
+
+/// The low and the high half of 64 bits.
+pub(super) type Pair = [AtomicU32; 2];
+
+/// The 64 bits of a pair.
+#[inline]
+pub(super) fn wide([low, high]: &Pair) -> u64 {
+    u64::from(low.load(Relaxed)) | (u64::from(high.load(Relaxed)) << 32)
 }
 
 impl Node {
     /// A node that has never been used.
     pub const fn new() -> Self {
         Self {
-            words: [const { AtomicU32::new(0) }; WORDS],
+            pairs: [const { [const { AtomicU32::new(0) }; 2] }; PAIRS],
         }
     }
 
     /// Word `at`; 0 behind the end.
     #[inline]
     pub(super) fn get(&self, at: usize) -> u32 {
-        match self.words.get(at) {
+        match self.pairs.as_flattened().get(at) {
             Some(word) => word.load(Relaxed),
             None => 0,
         }
@@ -49,31 +58,81 @@ impl Node {
     /// Stores word `at`; nothing happens behind the end.
     #[inline]
     pub(super) fn set(&self, at: usize, value: u32) {
-        if let Some(word) = self.words.get(at) {
+        if let Some(word) = self.pairs.as_flattened().get(at) {
             word.store(value, Relaxed);
         }
     }
 
-    /// The 64 bits whose halves are words `low` and `high`.
+    /// The 64 bits in word `at` and the next one.
     #[inline]
-    pub(super) fn get_wide(&self, low: usize, high: usize) -> u64 {
-        u64::from(self.get(low)) | (u64::from(self.get(high)) << 32)
+    pub(super) fn get_wide(&self, at: usize) -> u64 {
+        u64::from(self.get(at)) | (u64::from(self.get(at + 1)) << 32)
     }
 
-    /// Stores 64 bits in words `low` and `high`.
-    pub(super) fn set_wide(&self, low: usize, high: usize, value: u64) {
-        self.set(low, value as u32);
-        self.set(high, (value >> 32) as u32);
+    /// Stores 64 bits in word `at` and the next one.
+    pub(super) fn set_wide(&self, at: usize, value: u64) {
+        self.set(at, value as u32);
+        self.set(at + 1, (value >> 32) as u32);
+    }
+
+    /// The `len` words from word `from` on; none if there are fewer.
+    #[inline]
+    pub(super) fn words(&self, from: usize, len: usize) -> &[AtomicU32] {
+        let words = self.pairs.as_flattened();
+        words.get(from..from.saturating_add(len)).unwrap_or(&[])
+    }
+
+    /// The `len` pairs from pair `from` on; none if there are fewer.
+    #[inline]
+    pub(super) fn pairs(&self, from: usize, len: usize) -> &[Pair] {
+        let pairs = &self.pairs;
+        pairs.get(from..from.saturating_add(len)).unwrap_or(&[])
     }
 
     /// Moves `len` words from word `from` on to word `to`; the two may overlap.
     pub(super) fn shift(&self, from: usize, to: usize, len: usize) {
-        let words = |at: usize| self.words.get(at..at.saturating_add(len));
-        let (Some(source), Some(target)) = (words(from), words(to)) else {
-            return;
-        };
-        let pairs = source.iter().zip(target);
+        let pairs = self.words(from, len).iter().zip(self.words(to, len));
         let copy = |(from, to): (&AtomicU32, &AtomicU32)| to.store(from.load(Relaxed), Relaxed);
+        if from < to {
+            pairs.rev().for_each(copy);
+        } else {
+            pairs.for_each(copy);
+        }
+    }
+
+    /// Moves the `len` words from word `at` on up by one.
+    #[inline]
+    pub(super) fn open(&self, at: usize, len: usize) {
+        let mut carried = 0;
+        let mut put = |word: &AtomicU32| {
+            let old = word.load(Relaxed);
+            word.store(carried, Relaxed);
+            carried = old;
+        };
+        // Four at a time: the loop would cost as much as what it does.
+        let mut fours = self.words(at, len + 1).chunks_exact(4);
+        for four in fours.by_ref() {
+            if let [a, b, c, d] = four {
+                put(a);
+                put(b);
+                put(c);
+                put(d);
+            }
+        }
+        fours.remainder().iter().for_each(put);
+    }
+
+    /// As [`Self::shift`], but what is moved begins with the upper half of word `from` and ends with
+    /// the lower half of word `from + len`.
+    pub(super) fn shift_by_half(&self, from: usize, to: usize, len: usize) {
+        let halves = self.words(from, len).iter().zip(self.words(from + 1, len));
+        let pairs = halves.zip(self.words(to, len));
+        let copy = |((low, high), to): ((&AtomicU32, &AtomicU32), &AtomicU32)| {
+            to.store(
+                (low.load(Relaxed) >> 16) | (high.load(Relaxed) << 16),
+                Relaxed,
+            );
+        };
         if from < to {
             pairs.rev().for_each(copy);
         } else {

@@ -8,6 +8,7 @@ use super::node::NIL;
 use super::read::Astray;
 use super::Directory;
 use super::Index;
+use super::Run;
 use super::MAX_LEVELS;
 
 /// An inner node on the way from the root to a leaf, and the child that was taken.
@@ -93,12 +94,12 @@ impl<D: Directory> Index<D> {
         })
     }
 
-    /// Where the first run behind the leaf starts.
-    pub(super) fn first_behind(&self, spot: &Spot<'_>) -> Result<Option<u64>, Astray> {
+    /// The first run behind the leaf.
+    pub(super) fn first_behind(&self, spot: &Spot<'_>) -> Result<Option<Run>, Astray> {
         let Some(step) = spot.border else {
             return Ok(None);
         };
         let (_, leaf) = self.descend(step.inner.child(step.at + 1), 0, |_, _, _| {})?;
-        Ok(Some(leaf.key(0)))
+        Ok(Some(leaf.run(0)))
     }
 }

@@ -167,6 +167,15 @@ impl<D: Directory> Index<D> {
         Err(Astray)
     }
 
+    /// The first run of the leaf behind the one for `chunk`.
+    #[cold]
+    fn first_behind_leaf(&self, chunk: u64) -> Result<Option<Run>, Astray> {
+        match self.spot(chunk)? {
+            Some(spot) => self.first_behind(&spot),
+            None => Ok(None),
+        }
+    }
+
     /// The first run at or behind `chunk`, without what it has below `chunk`.
     #[inline]
     fn next(&self, chunk: u64) -> Result<Option<Run>, Astray> {
@@ -174,12 +183,7 @@ impl<D: Directory> Index<D> {
         if root == NIL {
             return Ok(None);
         }
-        let mut right = NIL;
-        let (_, leaf) = self.descend(root, chunk, |_, inner, at| {
-            if at + 1 < inner.count() {
-                right = inner.child(at + 1);
-            }
-        })?;
+        let (_, leaf) = self.descend(root, chunk, |_, _, _| {})?;
         let at = leaf.upper_bound(chunk);
         if let Some(before) = at.checked_sub(1) {
             let run = leaf.run(before);
@@ -191,11 +195,7 @@ impl<D: Directory> Index<D> {
         if at < leaf.count() {
             return Ok(Some(leaf.run(at)));
         }
-        if right == NIL {
-            return Ok(None);
-        }
-        let (_, leaf) = self.descend(right, 0, |_, _, _| {})?;
-        Ok(Some(leaf.run(0)))
+        self.first_behind_leaf(chunk)
     }
 }
 

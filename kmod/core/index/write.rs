@@ -53,17 +53,27 @@ impl<D: Directory> Index<D> {
         let at = leaf.upper_bound(run.origin);
         let before = at.checked_sub(1).map(|at| leaf.run(at));
         let after = (at < leaf.count()).then(|| leaf.run(at));
-        let limit = match after {
-            Some(after) => Some(after.origin),
+        let next = match after {
+            Some(after) => Some(after),
             None => self.first_behind(&spot)?,
         };
         if before.is_some_and(|before| before.end() > run.origin)
-            || limit.is_some_and(|limit| limit < run.end())
+            || next.is_some_and(|next| next.origin < run.end())
         {
             return Err(IndexError::Exists);
         }
-        let edit = join(at, before, run, after);
         let mapped = self.mapped().saturating_add(run.len);
+        let joins = before.is_some_and(|before| before.continues_with(run))
+            || after.is_some_and(|after| run.continues_with(after));
+        if !joins && leaf.takes(run) {
+            self.section(mapped, || {
+                spot.raise_border(run.end());
+                leaf.insert(at, run);
+            });
+            writer.runs = writer.runs.saturating_add(1);
+            return Ok(());
+        }
+        let edit = join(at, before, run, after);
         self.change(writer, run.origin, &spot, &edit, run.end(), mapped)
     }
 
@@ -96,7 +106,7 @@ impl<D: Directory> Index<D> {
                     from = next;
                 }
                 None => match self.first_behind(&spot)? {
-                    Some(first) => from = first,
+                    Some(next) => from = next.origin,
                     None => break,
                 },
             }
@@ -117,7 +127,7 @@ impl<D: Directory> Index<D> {
     #[inline]
     pub(super) fn append(&self, writer: &mut IndexWriter, leaf: Leaf<'_>, run: Run) {
         let mapped = self.mapped().saturating_add(run.len);
-        self.section(mapped, || leaf.append(run));
+        self.section(mapped, || leaf.insert(leaf.count(), run));
         writer.runs = writer.runs.saturating_add(1);
     }
 
