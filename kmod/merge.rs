@@ -75,6 +75,7 @@ use crate::overlay::Bios;
 use crate::overlay::Overlay;
 use crate::overlay::Role;
 use crate::overlay::Tag;
+use crate::parameters;
 use crate::snapshot;
 use crate::snapshot::failed;
 use crate::snapshot::Line;
@@ -88,6 +89,8 @@ use kernel::new_work;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::SetOnce;
+use kernel::time::delay::fsleep;
+use kernel::time::Delta;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
 use kernel::workqueue::Work;
@@ -97,6 +100,12 @@ use kernel::workqueue::WorkItem;
 const MOST_SECTORS: u64 = 64 << 11;
 /// Copies that can be started when memory is short.
 const RESERVED_COPIES: u16 = 16;
+/// Copies at a time in a merge that is throttled. Others wait for no more than these, ...
+const PACED_COPIES: usize = 4;
+/// ... or for the work on the index after so many exceptions.
+const PACED_LENGTH: u64 = 64;
+/// Longest pause of a merge that is throttled.
+const MOST_PAUSE_US: i64 = 1_000_000;
 
 /// What the lock protects.
 #[derive(Default)]
@@ -477,6 +486,10 @@ impl Merge {
         let chunk = overlay.chunk();
         let length = self.length.load(Ordering::Relaxed);
         let most = length.min(chunk.chunks_within(MOST_SECTORS).max(1));
+        let most = match parameters::copy_throttle().percent() {
+            100 => most,
+            _ => most.min(PACED_LENGTH),
+        };
         let start = window_start(overlay.layout, listed, most);
         let mut entries = self.read_window(overlay, &mut area, start, listed)?;
         store::sort(&mut entries)?;
@@ -616,16 +629,27 @@ impl Merge {
     fn copy_window(self: &Arc<Self>, overlay: &Overlay, window: &Window<'_>) -> Result {
         let size = overlay.chunk();
         self.copy_failed.store(false, Ordering::Relaxed);
-        for run in window.runs(size.chunks_within(CopyClient::BEST_SECTORS)) {
-            self.origin
-                .copies()
-                .copy(self.copies.take(self.copy_of(overlay, run)));
+        let mut runs = window.runs(size.chunks_within(CopyClient::BEST_SECTORS));
+        loop {
+            let percent = parameters::copy_throttle().percent();
+            let at_once = if percent < 100 { PACED_COPIES } else { usize::MAX };
+            let begun = Instant::<Monotonic>::now();
+            for run in runs.by_ref().take(at_once) {
+                let copy = self.copies.take(self.copy_of(overlay, run));
+                self.origin.copies().copy_at_once(copy);
+            }
+            self.copying.wait_idle();
+            if self.copy_failed.load(Ordering::Relaxed) {
+                return Err(EIO);
+            }
+            if runs.is_empty() {
+                return Ok(());
+            }
+            if !self.stopping.load(Ordering::Acquire) {
+                let took = begun.elapsed().as_micros_ceil();
+                fsleep(Delta::from_micros(pause(took, percent)));
+            }
         }
-        self.copying.wait_idle();
-        if self.copy_failed.load(Ordering::Relaxed) {
-            return Err(EIO);
-        }
-        Ok(())
     }
 
     fn copy_of(self: &Arc<Self>, overlay: &Overlay, run: Run) -> MergeCopy {
@@ -702,6 +726,14 @@ impl Merge {
         }
         any
     }
+}
+
+/// How long not to copy after copies that took so many microseconds, if copying may take this share
+/// of the time.
+fn pause(took: i64, percent: u32) -> i64 {
+    let percent = i64::from(percent.clamp(1, 100));
+    let idle = took.saturating_mul(100 - percent) / percent;
+    idle.clamp(0, MOST_PAUSE_US)
 }
 
 impl State {

@@ -122,6 +122,13 @@ pub struct Runs<'a> {
     most: u64,
 }
 
+impl Runs<'_> {
+    /// Whether there is none left.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
+
 impl Iterator for Runs<'_> {
     type Item = Run;
 

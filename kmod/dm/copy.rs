@@ -110,10 +110,17 @@ impl CopyClient {
     /// Starts a copy. May sleep for memory (`GFP_NOIO`).
     pub(crate) fn copy<J: CopyJob>(&self, job: PoolBox<J>) {
         // Only kcopyd counts the time that it is at work.
-        let throttled = self.throttle.is_some_and(Throttle::is_on);
+        if self.throttle.is_some_and(|throttle| throttle.percent() < 100) {
+            self.kcopyd.copy(job);
+        } else {
+            self.copy_at_once(job);
+        }
+    }
+
+    /// As [`Self::copy`], for whoever keeps to the throttle.
+    pub(crate) fn copy_at_once<J: CopyJob>(&self, job: PoolBox<J>) {
         let sectors = job.source().sectors;
-        let lane = self.lanes.iter().find(|lane| lane.takes(sectors));
-        match lane.filter(|_| !throttled) {
+        match self.lanes.iter().find(|lane| lane.takes(sectors)) {
             Some(lane) => Lane::start(lane, job),
             None => self.kcopyd.copy(job),
         }

@@ -88,11 +88,12 @@ unsafe impl Send for Throttle {}
 unsafe impl Sync for Throttle {}
 
 impl Throttle {
-    /// Whether it allows less than all of the time.
-    pub(super) fn is_on(self) -> bool {
+    /// The share, 1 to 100.
+    pub(crate) fn percent(self) -> u32 {
         // SAFETY: By the type invariant the pointer is valid; the number may be changed at any
         // time, by whoever writes the module's parameter.
-        unsafe { ptr::addr_of!((*self.0.as_ptr()).throttle).read_volatile() < 100 }
+        let percent = unsafe { ptr::addr_of!((*self.0.as_ptr()).throttle).read_volatile() };
+        percent.clamp(1, 100)
     }
 }
 

@@ -226,6 +226,28 @@ t_suspend_under_load() {
     check base snap
 }
 
+# A merge that may take a part of the time takes longer, can be suspended while it pauses, and ends as any.
+t_throttled() {
+    local throttle=/sys/module/dm_holey/parameters/snapshot_copy_throttle begun
+    prepare
+    echo 5 >$throttle
+    begin 20
+    scribble merge snap 11 --ops 60 --max 64
+    check merge snap
+    begun=$SECONDS
+    dmsetup suspend merge
+    [ $((SECONDS - begun)) -le $((5 * SLOW)) ] || die "suspended after $((SECONDS - begun)) s"
+    dmsetup resume merge
+    ! is_merged merge || die "the merge did not wait"
+    # What is set while it runs counts at once.
+    echo 100 >$throttle
+    fast
+    wait_merged merge
+    check merge snap
+    remove merge
+    check base snap
+}
+
 # Removed in the middle: the store with what is left shows the same as before, and a second merge ends it.
 # set: main
 t_remove_and_reactivate() {
