@@ -202,7 +202,11 @@ def chosen(quick, only, profiles):
             continue
         # Asked for by name on a named disk, a row is measured there even if the set does not have it there.
         free = bool(only and profiles)
-        wanted = [row for row in ROWS if free or profile in (row.quick if quick else row.profiles)]
+        wanted = [
+            row
+            for row in ROWS
+            if profile in (row.quick if quick else row.profiles) or (free and (row.profiles[0] in CPUS) == (profile in CPUS))
+        ]
         if only:
             wanted = [row for row in wanted if any(text in row.bench for text in only)]
         if wanted:

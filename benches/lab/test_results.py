@@ -55,6 +55,14 @@ class Judge(unittest.TestCase):
         self.assertEqual(len(list(results.fallen(slower, recorded))), 2)
         self.assertEqual(len(list(results.fallen(found, {}))), 2)
 
+    def test_a_peer_that_became_faster_is_no_fall_of_ours(self):
+        recorded = results.recordable(results.pairs((HIGHER, LOWER), "free", FIGURES))
+        faster = {**FIGURES, ("speed", "stock"): 44.0, ("cost", "stock"): 1200.0}
+        self.assertEqual(list(results.fallen(results.pairs((HIGHER, LOWER), "free", faster), recorded)), [])
+        slower = {**faster, ("speed", "holey"): 79.0, ("cost", "holey"): 1102.0}
+        names = [text.split(":")[0] for text in results.fallen(results.pairs((HIGHER, LOWER), "free", slower), recorded)]
+        self.assertEqual(names, ["free speed holey/stock", "free cost holey/stock"])
+
 
 class Rows(unittest.TestCase):
     def test_names_are_unique_and_quick_is_a_part(self):
@@ -68,6 +76,10 @@ class Rows(unittest.TestCase):
     def test_a_named_row_on_a_named_disk_is_always_measured(self):
         self.assertEqual(list(rows.chosen(True, ["origin-write-8"], [])), [])
         self.assertEqual(list(rows.chosen(True, ["origin-write-8"], ["2ms"])), ["2ms"])
+
+    def test_time_of_two_kinds_is_not_mixed(self):
+        measured = {row.bench for row in rows.chosen(False, ["activate"], ["free"])["free"]}
+        self.assertEqual(measured, {"activate-scattered", "activate-runs"})
 
 
 class Pages(unittest.TestCase):
