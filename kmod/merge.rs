@@ -599,6 +599,8 @@ impl Merge {
         let count = usize::try_from(listed - start.index(overlay.layout))?;
         let mut entries = KVVec::with_capacity(count, GFP_KERNEL)?;
         let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;
+        // What the index knows of the last entry's chunk and of those behind it.
+        let mut known = Run::default();
         for n in start.area..=area.image.area() {
             if n == area.image.area() {
                 buffer.copy_from_slice(area.image.bytes());
@@ -612,9 +614,19 @@ impl Merge {
             }
             while let Some(entry) = entry_at(&buffer, slot) {
                 // The list was checked when it was loaded; the device may have changed since.
-                match overlay.lookup(entry.origin) {
-                    Some(Extent::Mapped { cow, .. }) if cow == entry.cow => {}
-                    _ => return Err(EIO),
+                known = match known.split(1).1 {
+                    next if next.len != 0 && next.origin == entry.origin => next,
+                    _ => match overlay.lookup(entry.origin) {
+                        Some(Extent::Mapped { cow, len }) => Run {
+                            origin: entry.origin,
+                            cow,
+                            len,
+                        },
+                        _ => return Err(EIO),
+                    },
+                };
+                if known.cow != entry.cow {
+                    return Err(EIO);
                 }
                 entries.push_within_capacity(entry).map_err(|_| EIO)?;
                 slot += 1;
@@ -762,6 +774,7 @@ impl WorkItem for Merge {
         if !overlay.is_usable() {
             return;
         }
+        let _memory = this.origin.copies().keep_memory();
         while !this.stopping.load(Ordering::Acquire) {
             match without_io(|| this.merge_window(overlay)) {
                 Ok(true) => {}

@@ -68,7 +68,7 @@ const RESERVED_BIOS: c_uint = 16;
 struct Budget {
     /// A block of it is so many pages, as a power of two. Larger ones than this are hard to get.
     order: c_uint,
-    /// Blocks that are kept for use again.
+    /// Blocks that are kept for use again, unless somebody asks for more.
     kept: usize,
     /// Blocks in use at a time; what comes on top waits for some to come back.
     most: usize,
@@ -129,6 +129,25 @@ impl CopyClient {
     /// Starts to fill a region with zeros. May sleep for memory (`GFP_NOIO`).
     pub(crate) fn zero<J: ZeroJob>(&self, job: PoolBox<J>) {
         self.kcopyd.zero(job);
+    }
+
+    /// Keeps all memory that copies have once used until the guard is dropped. May sleep.
+    pub(crate) fn keep_memory(&self) -> KeptMemory<'_> {
+        for lane in &self.lanes {
+            lane.keep_all();
+        }
+        KeptMemory(self)
+    }
+}
+
+/// While it is there, memory of a client's copies is not freed; see [`CopyClient::keep_memory`].
+pub(crate) struct KeptMemory<'a>(&'a CopyClient);
+
+impl Drop for KeptMemory<'_> {
+    fn drop(&mut self) {
+        for lane in &self.0.lanes {
+            lane.keep_few();
+        }
     }
 }
 
@@ -253,7 +272,7 @@ impl_has_work! {
 
 impl Lane {
     fn new(budget: Budget) -> Result<Arc<Self>> {
-        let mut blocks = KVec::with_capacity(budget.kept, GFP_KERNEL)?;
+        let mut blocks = KVVec::with_capacity(budget.kept, GFP_KERNEL)?;
         // Enough for one copy, so that there is always one that goes on.
         for _ in 0..MOST_BLOCKS {
             let block = Block::new(budget.order, true).ok_or(ENOMEM)?;
@@ -264,6 +283,7 @@ impl Lane {
             hungry: List::new(),
             blocks,
             out: 0,
+            keepers: 0,
         };
         Arc::pin_init(
             try_pin_init!(Self {
@@ -276,6 +296,37 @@ impl Lane {
             }? Error),
             GFP_KERNEL,
         )
+    }
+
+    /// From now on keeps all blocks that were used once. Sleeps.
+    fn keep_all(&self) {
+        // Without room for them fewer are kept.
+        let mut room = KVVec::with_capacity(self.budget.most, GFP_KERNEL).unwrap_or_default();
+        let mut lists = self.lists.lock();
+        lists.keepers = lists.keepers.saturating_add(1);
+        if lists.blocks.capacity() < room.capacity() {
+            while let Some(block) = lists.blocks.pop() {
+                let _ = room.push_within_capacity(block);
+            }
+            mem::swap(&mut lists.blocks, &mut room);
+        }
+        drop(lists);
+    }
+
+    /// Ends one [`Self::keep_all`].
+    fn keep_few(&self) {
+        let mut lists = self.lists.lock();
+        lists.keepers = lists.keepers.saturating_sub(1);
+        drop(lists);
+        loop {
+            let mut lists = self.lists.lock();
+            if lists.keepers != 0 || lists.blocks.len() <= self.budget.kept {
+                break;
+            }
+            let block = lists.blocks.pop();
+            drop(lists);
+            drop(block);
+        }
     }
 
     /// Sectors of a block.
@@ -367,7 +418,9 @@ impl Lane {
                 // INVARIANT: It was an owned one of this lane when the flight got it.
                 let block = Block { page, order };
                 // If there are many it is freed.
-                let _ = lists.blocks.push_within_capacity(block);
+                if lists.keepers != 0 || lists.blocks.len() < self.budget.kept {
+                    let _ = lists.blocks.push_within_capacity(block);
+                }
             }
         }
         // They have waited longer than those that are due.
@@ -629,9 +682,11 @@ struct Lists {
     /// They wait for blocks.
     hungry: List,
     /// Not in use, and never fewer than one copy needs if none is in use.
-    blocks: KVec<Block>,
+    blocks: KVVec<Block>,
     /// In use.
     out: usize,
+    /// Users who want all of them kept.
+    keepers: usize,
 }
 
 impl Lists {
