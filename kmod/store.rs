@@ -24,12 +24,12 @@ use crate::holey_core::index::IndexError;
 use crate::holey_core::index::Run;
 use crate::holey_core::merge::Runs;
 use crate::holey_core::merge::Window;
+use crate::holey_core::sort::places_for;
 use crate::holey_core::sort::sort_by_origin;
 use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
 use crate::overlay::Condition;
 use crate::overlay::Overlay;
-use core::iter::Peekable;
 use core::mem;
 use kernel::alloc::AllocError;
 use kernel::prelude::*;
@@ -374,22 +374,25 @@ pub(crate) fn sort(entries: &mut KVVec<Exception>) -> Result<(), AllocError> {
     }
     let nothing = Exception { origin: 0, cow: 0 };
     let mut scratch = KVVec::from_elem(nothing, entries.len(), GFP_KERNEL)?;
-    sort_by_origin(entries, &mut scratch);
+    let mut places = KVVec::from_elem(0, places_for(entries.len()), GFP_KERNEL)?;
+    sort_by_origin(entries, &mut scratch, &mut places);
     Ok(())
 }
 
 /// Adds entries to the index, in the order of the origin, in which that is quickest.
 fn add_all(overlay: &Overlay, entries: &mut KVVec<Exception>) -> Result<(), StoreError> {
     sort(entries)?;
-    let mut runs = Window::new(entries).runs(Run::MAX_LEN).peekable();
-    loop {
-        let added = add_some(overlay, &mut runs);
-        match (added, runs.peek()) {
-            (_, None) => break,
-            (Ok(()), _) => {}
-            (Err(IndexError::NeedNodes), _) => overlay.add_nodes()?,
+    let mut runs = Window::new(entries).runs(Run::MAX_LEN);
+    let mut next = runs.next();
+    while let Some(run) = next {
+        match add_some(overlay, run, &mut runs) {
+            (Ok(()), rest) => next = rest,
+            (Err(IndexError::NeedNodes), rest) => {
+                next = rest;
+                overlay.add_nodes()?;
+            }
             (Err(IndexError::Exists), Some(run)) => {
-                return Err(FormatError::OriginTwice(twice(overlay, *run)).into())
+                return Err(FormatError::OriginTwice(twice(overlay, run)).into())
             }
             (Err(_), _) => return Err(StoreError::Index),
         }
@@ -398,23 +401,30 @@ fn add_all(overlay: &Overlay, entries: &mut KVVec<Exception>) -> Result<(), Stor
     Ok(())
 }
 
-/// Adds a few runs. What is not added stays in `runs`.
-fn add_some(overlay: &Overlay, runs: &mut Peekable<Runs<'_>>) -> Result<(), IndexError> {
+/// Adds a few runs, `run` and those behind it. Returns also the first that is not added.
+fn add_some(
+    overlay: &Overlay,
+    mut run: Run,
+    others: &mut Runs<'_>,
+) -> (Result<(), IndexError>, Option<Run>) {
     let mut state = overlay.state.lock();
     let mut inserter = overlay.index.inserter(&mut state.writer);
-    let mut added = Ok(());
+    let mut result = (Ok(()), Some(run));
     for _ in 0..RUNS_AT_A_TIME {
-        let Some(run) = runs.peek() else {
-            break;
-        };
-        added = inserter.insert_run(*run);
+        let added = inserter.insert_run(run);
         if added.is_err() {
+            result = (added, Some(run));
             break;
         }
-        runs.next();
+        let next = others.next();
+        result.1 = next;
+        match next {
+            Some(next) => run = next,
+            None => break,
+        }
     }
     overlay.note(&state);
-    added
+    result
 }
 
 /// The first entry of a run whose chunk is mapped.

@@ -16,6 +16,7 @@ use holey_core::format::ChunkSize;
 use holey_core::format::Exception;
 use holey_core::format::Layout;
 use holey_core::merge::Window;
+use holey_core::sort::places_for;
 use holey_core::sort::sort_by_origin;
 use std::hint::black_box;
 
@@ -82,11 +83,12 @@ fn plan(c: &mut Criterion) {
             ("scattered", scattered(layout, count)),
             ("runs", runs(layout, count)),
         ] {
+            let mut places = vec![0; places_for(entries.len())];
             group.bench_function(BenchmarkId::new(name, count), |b| {
                 b.iter_batched_ref(
                     || (entries.clone(), entries.clone()),
                     |(entries, scratch)| {
-                        sort_by_origin(entries, scratch);
+                        sort_by_origin(entries, scratch, &mut places);
                         Window::new(entries).runs(256).count()
                     },
                     BatchSize::LargeInput,

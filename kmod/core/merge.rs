@@ -206,7 +206,7 @@ mod tests {
             entry(6, 14),
             entry(8, 6),
         ];
-        sort_by_origin(&mut entries, &mut [entry(0, 0); 6]);
+        sort_by_origin(&mut entries, &mut [entry(0, 0); 6], &mut [0; 256]);
         let window = Window::new(&entries);
         let runs: Vec<_> = window.runs(100).map(|r| (r.origin, r.cow, r.len)).collect();
         assert_eq!(runs, [(3, 10, 2), (5, 13, 2), (7, 5, 2)]);

@@ -2,7 +2,7 @@
 
 //! Inserting many runs at a time.
 
-use super::leaf::Leaf;
+use super::leaf::Tail;
 use super::Directory;
 use super::Index;
 use super::IndexError;
@@ -14,19 +14,25 @@ use super::Run;
 pub struct Inserter<'a, D> {
     index: &'a Index<D>,
     writer: &'a mut IndexWriter,
-    /// The last leaf, if it is known.
-    last: Option<Leaf<'a>>,
+    /// The end of the last leaf, if it is known.
+    tail: Option<Tail<'a>>,
 }
 
 impl<D: Directory> Inserter<'_, D> {
     /// Maps the chunks of a run, none of which is mapped.
+    #[inline]
     pub fn insert_run(&mut self, run: Run) -> Result<(), IndexError> {
-        if let Some(leaf) = self.last.filter(|leaf| leaf.takes_behind(run)) {
-            self.index.append(self.writer, leaf, run);
+        if let Some(tail) = self.tail.as_mut().filter(|tail| tail.takes(run)) {
+            self.index.append(self.writer, tail, run);
             return Ok(());
         }
+        self.insert_anywhere(run)
+    }
+
+    #[cold]
+    fn insert_anywhere(&mut self, run: Run) -> Result<(), IndexError> {
         self.index.insert_run(self.writer, run)?;
-        self.last = self.index.spot(u64::MAX)?.map(|spot| spot.leaf);
+        self.tail = self.index.spot(u64::MAX)?.and_then(|spot| spot.leaf.tail());
         Ok(())
     }
 }
@@ -37,7 +43,7 @@ impl<D: Directory> Index<D> {
         Inserter {
             index: self,
             writer,
-            last: None,
+            tail: None,
         }
     }
 }

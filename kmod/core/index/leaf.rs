@@ -233,18 +233,6 @@ impl Leaf<'_> {
         count != 0 && count < CAPACITY && run.origin >= base && is_narrow(base, run.origin)
     }
 
-    /// Whether a run can simply be put behind the others.
-    #[inline]
-    pub(super) fn takes_behind(self, run: Run) -> bool {
-        let Some(last) = self.count().checked_sub(1).map(|at| self.run(at)) else {
-            return false;
-        };
-        run.is_storable()
-            && last.end() <= run.origin
-            && (last.len == Run::MAX_LEN || !last.continues_with(run))
-            && self.takes(run)
-    }
-
     /// Puts a run that [`Self::takes`] allows at place `at`.
     #[inline]
     pub(super) fn insert(self, at: usize, run: Run) {
@@ -359,6 +347,48 @@ impl Leaf<'_> {
         if at < count {
             right.rebase(right.key(0));
         }
+    }
+}
+
+/// Where a leaf ends, for whoever is the only one to change it.
+pub(super) struct Tail<'a> {
+    leaf: Leaf<'a>,
+    count: usize,
+    base: u64,
+    last: Run,
+}
+
+impl<'a> Leaf<'a> {
+    /// The leaf's end, if it has runs.
+    pub(super) fn tail(self) -> Option<Tail<'a>> {
+        let count = self.count();
+        Some(Tail {
+            leaf: self,
+            count,
+            base: self.base(),
+            last: self.run(count.checked_sub(1)?),
+        })
+    }
+}
+
+impl Tail<'_> {
+    /// Whether a run can simply be put behind the others.
+    #[inline]
+    pub(super) fn takes(&self, run: Run) -> bool {
+        run.is_storable()
+            && self.count < CAPACITY
+            && self.last.end() <= run.origin
+            && is_narrow(self.base, run.origin)
+            && (self.last.len == Run::MAX_LEN || !self.last.continues_with(run))
+    }
+
+    /// Puts a run behind the others that [`Self::takes`] allows.
+    #[inline]
+    pub(super) fn push(&mut self, run: Run) {
+        self.leaf.put(self.count, run);
+        self.count += 1;
+        self.last = run;
+        self.leaf.0.set_header(0, self.count);
     }
 }
 

@@ -7,6 +7,7 @@ use super::super::format::Exception;
 use super::inner::Inner;
 use super::leaf::Edit;
 use super::leaf::Leaf;
+use super::leaf::Tail;
 use super::node::Node;
 use super::node::NIL;
 use super::path::Path;
@@ -125,9 +126,9 @@ impl<D: Directory> Index<D> {
 
     /// Puts a run that the last leaf takes behind all others.
     #[inline]
-    pub(super) fn append(&self, writer: &mut IndexWriter, leaf: Leaf<'_>, run: Run) {
+    pub(super) fn append(&self, writer: &mut IndexWriter, tail: &mut Tail<'_>, run: Run) {
         let mapped = self.mapped().saturating_add(run.len);
-        self.section(mapped, || leaf.insert(leaf.count(), run));
+        self.section(mapped, || tail.push(run));
         writer.runs = writer.runs.saturating_add(1);
     }
 

@@ -395,7 +395,7 @@ proptest! {
         }
         let sorted = entries.clone();
         entries.sort_by_key(|entry| entry.cow.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        sort_by_origin(&mut entries, &mut sorted.clone());
+        sort_by_origin(&mut entries, &mut sorted.clone(), &mut [0; 256]);
         let window = Window::new(&entries);
         let mut rest = sorted.iter().copied();
         let mut last: Option<(u64, u64, u64)> = None;

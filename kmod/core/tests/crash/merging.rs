@@ -168,7 +168,7 @@ impl Merge {
             area.spill.load(0, area.image.bytes(), 0);
         }
         let mut scratch = entries.clone();
-        sort_by_origin(&mut entries, &mut scratch);
+        sort_by_origin(&mut entries, &mut scratch, &mut [0; 256]);
         let entries = Rc::new(entries);
         self.secure_window(host, &entries).await;
         self.state.borrow_mut().window = Some(entries.clone());
