@@ -2,22 +2,24 @@
 
 //! The memory of an exception index.
 
+use crate::dm::OnceBox;
 use crate::holey_core::index::Directory;
 use crate::holey_core::index::Node;
 use crate::holey_core::index::SEGMENT_NODES;
+use core::convert::Infallible;
 use kernel::prelude::*;
-use kernel::sync::SetOnce;
+use pin_init::init_array_from_fn;
 
 /// Segments that one page of the directory names.
 const PAGE: usize = 128;
 
-type Segment = KVVec<Node>;
-type Page = KVVec<SetOnce<Segment>>;
+type Segment = [Node; SEGMENT_NODES];
+type Page = [OnceBox<Segment>; PAGE];
 
 /// A directory of segments in two levels, so that an index that stays small costs little. Readers
 /// need no lock: what is published once stays.
 pub(crate) struct Arena {
-    pages: KVVec<SetOnce<Page>>,
+    pages: KVVec<OnceBox<Page>>,
 }
 
 impl Arena {
@@ -25,39 +27,35 @@ impl Arena {
     pub(crate) fn new(chunks: u64) -> Result<Self> {
         // A leaf that was split holds some seventy runs; twenty leave room for what removals spoil.
         let segments = chunks / (20 * SEGMENT_NODES as u64) + 64;
-        let pages = usize::try_from(segments / PAGE as u64 + 1)?;
-        Ok(Self {
-            pages: empty_slots(pages)?,
-        })
+        let count = usize::try_from(segments / PAGE as u64 + 1)?;
+        let mut pages = KVVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            pages.push(OnceBox::new(), GFP_KERNEL)?;
+        }
+        Ok(Self { pages })
     }
 
     /// Allocates segment `n` and publishes it. May sleep.
     pub(crate) fn grow(&self, n: usize) -> Result {
         let slot = self.pages.get(n / PAGE).ok_or(ENOMEM)?;
-        if slot.as_ref().is_none() {
-            slot.populate(empty_slots(PAGE)?);
+        if slot.get().is_none() {
+            slot.set(boxed(OnceBox::new)?);
         }
-        let page = slot.as_ref().ok_or(ENOMEM)?;
-        let mut segment = Segment::with_capacity(SEGMENT_NODES, GFP_KERNEL)?;
-        for _ in 0..SEGMENT_NODES {
-            segment.push(Node::new(), GFP_KERNEL)?;
-        }
-        page.get(n % PAGE).ok_or(ENOMEM)?.populate(segment);
+        let page = slot.get().ok_or(ENOMEM)?;
+        page.get(n % PAGE).ok_or(ENOMEM)?.set(boxed(Node::new)?);
         Ok(())
     }
 }
 
 impl Directory for Arena {
+    #[inline]
     fn segment(&self, n: usize) -> Option<&[Node]> {
-        let page = self.pages.get(n / PAGE)?.as_ref()?;
-        Some(page.get(n % PAGE)?.as_ref()?)
+        Some(self.pages.get(n / PAGE)?.get()?.get(n % PAGE)?.get()?)
     }
 }
 
-fn empty_slots<T>(count: usize) -> Result<KVVec<SetOnce<T>>> {
-    let mut slots = KVVec::with_capacity(count, GFP_KERNEL)?;
-    for _ in 0..count {
-        slots.push(SetOnce::new(), GFP_KERNEL)?;
-    }
-    Ok(slots)
+/// An array in a box of its own, made where it stays: it is too large for the stack.
+fn boxed<T, const N: usize>(element: impl Fn() -> T) -> Result<KVBox<[T; N]>> {
+    let elements = init_array_from_fn::<T, N, T, Infallible>(|_| element());
+    KVBox::init(elements, GFP_KERNEL)
 }

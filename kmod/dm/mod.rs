@@ -17,7 +17,7 @@
 //! | [`CopyClient`], [`CopyJob`], [`ZeroJob`] | copies between devices, by bios or by `dm-kcopyd` |
 //! | [`IoClient`] | a `dm-io` client, synchronous |
 //! | [`MemPool`], [`PoolBox`] | `mempool_t` and an element of it |
-//! | [`IrqLock`], [`WaitQueue`], [`Gate`], [`WorkQueue`] | what has no other wrapper |
+//! | [`IrqLock`], [`WaitQueue`], [`Gate`], [`WorkQueue`], [`OnceBox`] | what has no other wrapper |
 //!
 //! Ownership of a bio: from [`Target::map`] to the moment it is submitted, ended or handed back as
 //! remapped, a bio belongs to one owner; dropping it ends it with an I/O error, so that none is
@@ -36,6 +36,7 @@ mod io;
 mod kcopyd;
 mod lock;
 mod noio;
+mod once;
 mod pool;
 mod target;
 mod wait;
@@ -65,6 +66,7 @@ pub(crate) use self::kcopyd::MAX_DESTINATIONS;
 pub(crate) use self::lock::new_irq_lock;
 pub(crate) use self::lock::IrqLock;
 pub(crate) use self::noio::without_io;
+pub(crate) use self::once::OnceBox;
 pub(crate) use self::pool::MemPool;
 pub(crate) use self::pool::PoolBox;
 pub(crate) use self::target::Ended;
