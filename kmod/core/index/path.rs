@@ -95,6 +95,7 @@ impl<D: Directory> Index<D> {
     }
 
     /// The first run behind the leaf.
+    #[cold]
     pub(super) fn first_behind(&self, spot: &Spot<'_>) -> Result<Option<Run>, Astray> {
         let Some(step) = spot.border else {
             return Ok(None);
