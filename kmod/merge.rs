@@ -644,7 +644,11 @@ impl Merge {
         let mut runs = window.runs(size.chunks_within(CopyClient::BEST_SECTORS));
         loop {
             let percent = parameters::copy_throttle().percent();
-            let at_once = if percent < 100 { PACED_COPIES } else { usize::MAX };
+            let at_once = if percent < 100 {
+                PACED_COPIES
+            } else {
+                usize::MAX
+            };
             let begun = Instant::<Monotonic>::now();
             for run in runs.by_ref().take(at_once) {
                 let copy = self.copies.take(self.copy_of(overlay, run));

@@ -110,7 +110,10 @@ impl CopyClient {
     /// Starts a copy. May sleep for memory (`GFP_NOIO`).
     pub(crate) fn copy<J: CopyJob>(&self, job: PoolBox<J>) {
         // Only kcopyd counts the time that it is at work.
-        if self.throttle.is_some_and(|throttle| throttle.percent() < 100) {
+        if self
+            .throttle
+            .is_some_and(|throttle| throttle.percent() < 100)
+        {
             self.kcopyd.copy(job);
         } else {
             self.copy_at_once(job);

@@ -47,7 +47,9 @@ impl<T: Send + Sync> OnceBox<T> {
         let new = KVBox::into_raw(value);
         let (done, seen) = (Ordering::Release, Ordering::Relaxed);
         // INVARIANT: It was null, and is from `into_raw` now.
-        let put = self.place.compare_exchange(ptr::null_mut(), new, done, seen);
+        let put = self
+            .place
+            .compare_exchange(ptr::null_mut(), new, done, seen);
         if put.is_err() {
             // SAFETY: It is from `into_raw`, and nobody else has seen it.
             drop(unsafe { KVBox::from_raw(new) });
