@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import page
@@ -85,6 +86,7 @@ class Boot:
             say(f"the virtual machine of {self.profile} ended with status {status}")
             self.failed.append(f"{self.profile}: status {status}")
         say(f"{self.profile}: {time.monotonic() - begun:.0f} s")
+        return self
 
     def hear(self, line):
         try:
@@ -104,18 +106,24 @@ def measure(options):
     """All results, and what went wrong."""
     chosen = rows.chosen(options.quick, options.only, options.profile)
     boots = [Boot(options, profile, wanted) for profile, wanted in chosen.items()]
+    found, wrong = [], []
+
+    def judge(boot):
+        nonlocal found, wrong
+        lacking = results.missing(boot.rows, boot.groups, options.subject, boot.figures)
+        wrong += [*boot.failed, *(f"{boot.profile}: no figure for {what}" for what in lacking)]
+        found += results.pairs(boot.rows, boot.profile, boot.figures)
+        # Whoever loses patience has at least this.
+        results.save(options.output, found)
+
     # What others do on the processors does not show in virtual time; in real time it does.
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(Boot.run, (boot for boot in boots if boot.profile not in rows.CPUS)))
+        begun = [pool.submit(boot.run) for boot in boots if boot.profile not in rows.CPUS]
+        for boot in as_completed(begun):
+            judge(boot.result())
     for boot in boots:
         if boot.profile in rows.CPUS:
-            boot.run()
-    found, wrong = [], []
-    for boot in boots:
-        wrong += boot.failed
-        lacking = results.missing(boot.rows, boot.groups, options.subject, boot.figures)
-        wrong += [f"{boot.profile}: no figure for {what}" for what in lacking]
-        found += results.pairs(boot.rows, boot.profile, boot.figures)
+            judge(boot.run())
     if not wrong and not any(boot.figures for boot in boots):
         wrong.append("nothing was measured: --list tells what there is, and where")
     return found, wrong

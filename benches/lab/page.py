@@ -69,6 +69,7 @@ class Page:
         plots = [name for name, _ in self.plots()]
         if "overview.svg" in plots:
             out.append(".. image:: overview.svg\n   :alt: Ratios of dmholey to dm-snapshot for every row below.\n")
+        out += self.goals()
         out += self.disks()
         for title, starts, ends in FAMILIES:
             lines = list(self.measured(starts, ends))
@@ -92,6 +93,23 @@ class Page:
             others = "; ".join(self.ratio(row, profile, "holey", peer) for peer in peers)
             body.append((*ours, ratio, against or "-", others or "-"))
         return list_table(header, body, "26 8 12 12 8 24 10")
+
+    def goals(self):
+        """What is aimed at, and how far it is reached."""
+        by_name = {row.bench: row for row in rows.ROWS}
+        body = []
+        for goal in rows.GOALS:
+            for profile, wanted in goal.wanted.items():
+                ratio = self.ratios.get((goal.bench, profile, goal.subject, goal.peer))
+                if ratio is None:
+                    continue
+                reached = self.ratio(by_name[goal.bench], profile, goal.subject, goal.peer)
+                name = f"{by_name[goal.bench].title}, {goal.subject.partition('-')[2]}".removesuffix(", ")
+                mark = "yes" if float(reached) >= wanted else "no"
+                body.append((name, profile, chart.label(goal.peer), f"{wanted:g}", reached, mark))
+        header = ("What", "Disk", "Held against", "Aim", "Ratio", "Reached")
+        table = list_table(header, body, "34 10 16 8 8 8")
+        return [heading("What is aimed at"), GOALS, table] if body else []
 
     def disks(self):
         lines = list(self.measured(("disk-flush",)))
@@ -164,6 +182,8 @@ This page is made by ``make bench``.
 `How it is measured <index.rst>`_ tells what the rows mean and where their limits are; the figures are in ``results.json`` as well.
 
 A *ratio* above 1 is in favour of dmholey, also where less is better.
+"""
+GOALS = """`Where the limits are <index.rst#where-the-limits-are>`_ tells what keeps those that are not reached.
 """
 LATENCY = """The percentages are those of ``snapshot_copy_throttle``, the part of the time in which chunks are copied.
 """

@@ -192,6 +192,50 @@ ROWS = (
 )
 
 
+@dataclass(frozen=True)
+class Goal:
+    """A ratio that is aimed at, on some disks."""
+
+    bench: str
+    peer: str
+    wanted: dict
+    subject: str = "holey"
+
+
+def everywhere(ratio, profiles=FAST):
+    return dict.fromkeys(profiles, ratio)
+
+
+GOALS = (
+    Goal("write-first", "raw", everywhere(0.85)),
+    Goal("write-fsync", "stock", everywhere(3, ("2ms", "2ms-exact"))),
+    Goal("write-again", "linear", {"free": 0.97}),
+    Goal("read-changed", "linear", {"free": 0.97}),
+    Goal("read-unchanged", "linear", {"free": 0.97}),
+    Goal("merge-scattered", "stock", {"free": 15, "2ms": 150, "10ms": 400}),
+    Goal("merge-scattered", "raw", everywhere(0.4)),
+    Goal("merge-runs", "copy", everywhere(0.9)),
+    Goal("merge-latency-read", "holey-idle", everywhere(0.5, ("free", *EXACT)), "holey-25%"),
+    Goal("merge-latency-write", "holey-idle", everywhere(0.5, ("free", *EXACT)), "holey-25%"),
+    Goal("origin-write-1", "stock", {"free": 1.1, "2ms": 1.8}),
+    Goal("origin-write-4", "stock", everywhere(2.5, ("free", "2ms"))),
+    Goal("activate-scattered", "stock", {"free": 8}),
+    Goal("scale-activate", "stock", {"cpus2": 8}),
+    Goal("memory-scattered", "stock", {"free": 2}),
+    Goal("memory-runs", "stock", {"free": 2}),
+    Goal("read-changed-instructions", "stock", {"free": 2}),
+    Goal("read-unchanged-instructions", "stock", {"free": 2}),
+    Goal("scale-read-unchanged", "stock", everywhere(1, CPUS)),
+    Goal("scale-read-changed", "stock", everywhere(1, CPUS)),
+    Goal("scale-write-again", "stock", everywhere(1, CPUS)),
+    *(
+        Goal(f"sequential-{chunk}k-{when}", "raw", everywhere(0.85))
+        for chunk in (4, 64)
+        for when in ("first", "again")
+    ),
+)
+
+
 def chosen(quick, only, profiles):
     """Profiles with the rows to be measured on each."""
     found = {}

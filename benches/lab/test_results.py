@@ -77,6 +77,13 @@ class Rows(unittest.TestCase):
         self.assertEqual(list(rows.chosen(True, ["origin-write-8"], [])), [])
         self.assertEqual(list(rows.chosen(True, ["origin-write-8"], ["2ms"])), ["2ms"])
 
+    def test_what_is_aimed_at_is_measured(self):
+        by_name = {row.bench: row for row in rows.ROWS}
+        for goal in rows.GOALS:
+            with self.subTest(goal.bench):
+                self.assertIn((goal.subject, goal.peer), by_name[goal.bench].pairs)
+                self.assertLessEqual(set(goal.wanted), set(by_name[goal.bench].profiles))
+
     def test_time_of_two_kinds_is_not_mixed(self):
         measured = {row.bench for row in rows.chosen(False, ["activate"], ["free"])["free"]}
         self.assertEqual(measured, {"activate-scattered", "activate-runs"})
