@@ -61,6 +61,7 @@ use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
 use crate::holey_core::index::Run;
 use crate::holey_core::merge::next_length;
+use crate::holey_core::merge::pause;
 use crate::holey_core::merge::window_start;
 use crate::holey_core::merge::Position;
 use crate::holey_core::merge::Window;
@@ -104,8 +105,6 @@ const RESERVED_COPIES: u16 = 16;
 const PACED_COPIES: usize = 4;
 /// ... or for the work on the index after so many exceptions.
 const PACED_LENGTH: u64 = 64;
-/// Longest pause of a merge that is throttled.
-const MOST_PAUSE_US: i64 = 1_000_000;
 
 /// What the lock protects.
 #[derive(Default)]
@@ -614,18 +613,14 @@ impl Merge {
             }
             while let Some(entry) = entry_at(&buffer, slot) {
                 // The list was checked when it was loaded; the device may have changed since.
-                known = match known.split(1).1 {
-                    next if next.len != 0 && next.origin == entry.origin => next,
-                    _ => match overlay.lookup(entry.origin) {
-                        Some(Extent::Mapped { cow, len }) => Run {
-                            origin: entry.origin,
-                            cow,
-                            len,
-                        },
+                known = known.split(1).1;
+                if known.len == 0 || known.origin != entry.origin {
+                    known = match overlay.index.next_run(entry.origin) {
+                        Ok(Some(run)) => run,
                         _ => return Err(EIO),
-                    },
-                };
-                if known.cow != entry.cow {
+                    };
+                }
+                if (known.origin, known.cow) != (entry.origin, entry.cow) {
                     return Err(EIO);
                 }
                 entries.push_within_capacity(entry).map_err(|_| EIO)?;
@@ -742,14 +737,6 @@ impl Merge {
         }
         any
     }
-}
-
-/// How long not to copy after copies that took so many microseconds, if copying may take this share
-/// of the time.
-fn pause(took: i64, percent: u32) -> i64 {
-    let percent = i64::from(percent.clamp(1, 100));
-    let idle = took.saturating_mul(100 - percent) / percent;
-    idle.clamp(0, MOST_PAUSE_US)
 }
 
 impl State {

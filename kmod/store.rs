@@ -384,13 +384,10 @@ fn add_all(overlay: &Overlay, entries: &mut KVVec<Exception>) -> Result<(), Stor
     sort(entries)?;
     let mut runs = Window::new(entries).runs(Run::MAX_LEN);
     let mut next = runs.next();
-    while let Some(run) = next {
-        match add_some(overlay, run, &mut runs) {
-            (Ok(()), rest) => next = rest,
-            (Err(IndexError::NeedNodes), rest) => {
-                next = rest;
-                overlay.add_nodes()?;
-            }
+    while next.is_some() {
+        match (add_some(overlay, &mut next, &mut runs), next) {
+            (Ok(()), _) => {}
+            (Err(IndexError::NeedNodes), _) => overlay.add_nodes()?,
             (Err(IndexError::Exists), Some(run)) => {
                 return Err(FormatError::OriginTwice(twice(overlay, run)).into())
             }
@@ -401,30 +398,27 @@ fn add_all(overlay: &Overlay, entries: &mut KVVec<Exception>) -> Result<(), Stor
     Ok(())
 }
 
-/// Adds a few runs, `run` and those behind it. Returns also the first that is not added.
+/// Adds a few runs, `next` and `others`. Leaves in `next` the first that is not added.
 fn add_some(
     overlay: &Overlay,
-    mut run: Run,
+    next: &mut Option<Run>,
     others: &mut Runs<'_>,
-) -> (Result<(), IndexError>, Option<Run>) {
+) -> Result<(), IndexError> {
     let mut state = overlay.state.lock();
     let mut inserter = overlay.index.inserter(&mut state.writer);
-    let mut result = (Ok(()), Some(run));
+    let mut added = Ok(());
     for _ in 0..RUNS_AT_A_TIME {
-        let added = inserter.insert_run(run);
+        let Some(run) = *next else {
+            break;
+        };
+        added = inserter.insert_run(run);
         if added.is_err() {
-            result = (added, Some(run));
             break;
         }
-        let next = others.next();
-        result.1 = next;
-        match next {
-            Some(next) => run = next,
-            None => break,
-        }
+        *next = others.next();
     }
     overlay.note(&state);
-    result
+    added
 }
 
 /// The first entry of a run whose chunk is mapped.

@@ -82,6 +82,17 @@ pub fn next_length(length: u64, held: bool, copying: u64, took: u64) -> u64 {
     next.clamp(LEAST_LENGTH, MOST_LENGTH)
 }
 
+/// Longest pause of a merge that is throttled, in microseconds.
+const LONGEST_PAUSE: i64 = 1_000_000;
+
+/// How many microseconds not to copy after copies that took `took`, if copying may take `percent` of
+/// the time.
+pub fn pause(took: i64, percent: u32) -> i64 {
+    let percent = i64::from(percent.clamp(1, 100));
+    let idle = took.saturating_mul(100 - percent) / percent;
+    idle.clamp(0, LONGEST_PAUSE)
+}
+
 /// The entries of a window, sorted by origin chunk.
 ///
 /// # Invariants
@@ -166,6 +177,17 @@ mod tests {
 
     fn entry(origin: u64, cow: u64) -> Exception {
         Exception { origin, cow }
+    }
+
+    #[test]
+    fn a_pause_makes_the_copies_their_share() {
+        assert_eq!(pause(300, 25), 900);
+        assert_eq!(
+            (pause(300, 100), pause(300, 1000), pause(-1, 50)),
+            (0, 0, 0)
+        );
+        assert_eq!((pause(100, 1), pause(100, 0)), (9900, 9900));
+        assert_eq!(pause(i64::MAX, 1), LONGEST_PAUSE);
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Inner<'_> {
     /// The border below child `at`.
     #[inline]
     pub(super) fn key(self, at: usize) -> u64 {
-        self.0.pairs(KEY + at, 1).first().map_or(0, wide)
+        self.0.get_wide(2 * (KEY + at))
     }
 
     /// Moves the border below child `at`.
