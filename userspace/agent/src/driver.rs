@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Gives a node what happens, and does what it says.
+//!
+//! One task has the node. What it waits for comes through queues with a limit; what it says to peers goes into queues
+//! without waiting: if one is full its stream is given up, and the next stream begins with what is still of interest.
+//! So no peer can make it wait, or take more memory than the limits allow.
+
+use crate::config::Config;
+use crate::link::Event;
+use crate::link::Outgoing;
+use crate::promises::Promises;
+use dmholey_cluster::event::Action;
+use dmholey_cluster::event::Before;
+use dmholey_cluster::event::Input;
+use dmholey_cluster::event::Refusal;
+use dmholey_cluster::event::RoleName;
+use dmholey_cluster::ids::Attachment;
+use dmholey_cluster::ids::Ballot;
+use dmholey_cluster::ids::Epoch;
+use dmholey_cluster::ids::NodeId;
+use dmholey_cluster::ids::NodeSet;
+use dmholey_cluster::ids::Range;
+use dmholey_cluster::ids::Seq;
+use dmholey_cluster::message::Message;
+use dmholey_cluster::message::MAX_ITEMS;
+use dmholey_cluster::node::Node;
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+use std::time::Instant;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::time::interval;
+use tokio::time::MissedTickBehavior;
+use tracing::error;
+use tracing::info;
+use tracing::warn;
+
+/// Requests of a target that may wait for copiers.
+const MOST_REQUESTS: usize = 1 << 16;
+/// What waits in each queue to the driver.
+const QUEUE: usize = 1024;
+
+/// What an agent tells its target. The words are those of [`Action`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// See [`Action::Keep`].
+    Keep(Ballot, Vec<(Seq, Range)>),
+    /// See [`Action::Stable`].
+    Stable(Epoch, Vec<Range>),
+    /// See [`Action::Epoch`].
+    Epoch(Epoch),
+    /// See [`Action::Promote`].
+    Promote(Ballot, Epoch),
+    /// See [`Action::Demote`].
+    Demote,
+    /// See [`Action::Serve`]; the ballot of the writer, for [`Before::Copier`].
+    Serve(Ballot),
+    /// See [`Action::Detach`].
+    Detach,
+}
+
+/// The target of this node. It answers through [`Inlets::target`] and [`Inlets::needs`].
+pub trait Target: Send {
+    /// Takes an order, without waiting.
+    fn act(&mut self, order: Order);
+}
+
+/// What the engine is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// See [`Action::Suspect`].
+    Suspect(NodeId, Attachment),
+    /// See [`Action::WriterLost`].
+    WriterLost(NodeId),
+    /// See [`Action::Refused`].
+    Refused(Refusal),
+    /// The node has another role.
+    Role(RoleName),
+}
+
+/// What the engine wants.
+#[derive(Debug)]
+pub enum Command {
+    /// One of its inputs.
+    Input(Input),
+    /// To know how things are.
+    Status(oneshot::Sender<Status>),
+}
+
+/// How things are at a node.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Its role.
+    pub role: RoleName,
+    /// The ballot of the writer that it knows.
+    pub ballot: Ballot,
+    /// The peers that it is connected with.
+    pub connected: NodeSet,
+    /// A writer's copiers, and whether they have joined.
+    pub members: Vec<(NodeId, Attachment, bool)>,
+    /// Those for whom a claim waits.
+    pub waiting: NodeSet,
+}
+
+/// The ways to a driver.
+#[derive(Clone, Debug)]
+pub struct Inlets {
+    /// From the streams.
+    pub events: mpsc::Sender<Event>,
+    /// From the target: everything but its needs.
+    pub target: mpsc::Sender<Input>,
+    /// From a writer's target: the chunks that it needs. Nothing is taken from here while too much is unanswered.
+    pub needs: mpsc::Sender<(Epoch, Vec<Range>)>,
+    /// From the engine.
+    pub engine: mpsc::Sender<Command>,
+}
+
+/// The other ends of [`Inlets`], for [`Driver::new`].
+#[derive(Debug)]
+pub struct Queues {
+    events: mpsc::Receiver<Event>,
+    target: mpsc::Receiver<Input>,
+    needs: mpsc::Receiver<(Epoch, Vec<Range>)>,
+    engine: mpsc::Receiver<Command>,
+}
+
+/// Queues to a driver.
+pub fn queues() -> (Inlets, Queues) {
+    let (events, event_queue) = mpsc::channel(QUEUE);
+    let (target, target_queue) = mpsc::channel(QUEUE);
+    let (needs, need_queue) = mpsc::channel(QUEUE);
+    let (engine, engine_queue) = mpsc::channel(QUEUE);
+    let inlets = Inlets {
+        events,
+        target,
+        needs,
+        engine,
+    };
+    let queues = Queues {
+        events: event_queue,
+        target: target_queue,
+        needs: need_queue,
+        engine: engine_queue,
+    };
+    (inlets, queues)
+}
+
+/// A node, and all that it speaks with.
+#[derive(Debug)]
+pub struct Driver<T> {
+    node: Node,
+    target: T,
+    promises: Promises,
+    links: BTreeMap<NodeId, (u64, Outgoing)>,
+    reports: mpsc::UnboundedSender<Report>,
+    queues: Queues,
+    role: RoleName,
+    started: Instant,
+    tick: Duration,
+}
+
+impl<T: Target> Driver<T> {
+    /// A driver for a node whose target is in the state `before`.
+    pub fn new(
+        config: &Config,
+        before: Before,
+        target: T,
+        queues: Queues,
+        reports: mpsc::UnboundedSender<Report>,
+    ) -> io::Result<Self> {
+        let promises = Promises::open(&config.state)?;
+        let settings = dmholey_cluster::event::Config {
+            me: config.me,
+            peers: config.peers().map(|peer| peer.id).collect(),
+            chunks: config.volume.chunks,
+            beat: config.beat,
+            patience: config.patience,
+            most_requests: MOST_REQUESTS,
+        };
+        let mut actions = Vec::new();
+        let memory = promises.memory().clone();
+        let node = Node::new(settings, before, memory, Duration::ZERO, &mut actions);
+        let mut driver = Self {
+            node,
+            target,
+            promises,
+            links: BTreeMap::new(),
+            reports,
+            queues,
+            role: RoleName::Idle,
+            started: Instant::now(),
+            tick: config.beat / 4,
+        };
+        driver.act(actions)?;
+        Ok(driver)
+    }
+
+    /// Runs it, until nobody holds [`Inlets::engine`] any more. An error means that a promise cannot be remembered: then the
+    /// node must not give it.
+    pub async fn run(mut self) -> io::Result<()> {
+        let mut ticks = interval(self.tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let has_room = self.node.room() > 0;
+            tokio::select! {
+                Some(event) = self.queues.events.recv() => self.event(event)?,
+                Some(input) = self.queues.target.recv() => self.input(input)?,
+                // Outside of a writer they are taken and ignored: behind them may be what the target has to say.
+                Some(need) = self.queues.needs.recv(), if has_room => self.need(need)?,
+                command = self.queues.engine.recv() => match command {
+                    Some(Command::Input(input)) => self.input(input)?,
+                    Some(Command::Status(answer)) => {
+                        // Whoever asked may not wait any more.
+                        let _ = answer.send(self.status());
+                    }
+                    None => return Ok(()),
+                },
+                _ = ticks.tick() => self.input(Input::Tick)?,
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            role: self.node.role(),
+            ballot: self.node.ballot(),
+            connected: self.links.keys().copied().collect(),
+            members: self.node.members(),
+            waiting: self.node.waiting(),
+        }
+    }
+
+    fn event(&mut self, event: Event) -> io::Result<()> {
+        match event {
+            Event::Up(peer, number, outgoing) => {
+                if self.links.insert(peer, (number, outgoing)).is_some() {
+                    self.input(Input::Down(peer))?;
+                }
+                self.input(Input::Up(peer))
+            }
+            Event::Message(peer, number, message) if self.is_current(peer, number) => {
+                self.input(Input::Message(peer, message))
+            }
+            Event::Down(peer, number) if self.is_current(peer, number) => {
+                self.links.remove(&peer);
+                self.input(Input::Down(peer))
+            }
+            // From a stream that was given up.
+            Event::Message(..) | Event::Down(..) => Ok(()),
+        }
+    }
+
+    fn is_current(&self, peer: NodeId, number: u64) -> bool {
+        self.links
+            .get(&peer)
+            .is_some_and(|(current, _)| *current == number)
+    }
+
+    /// Takes what else is needed along: one message to each copier asks for all of it.
+    fn need(&mut self, (epoch, mut ranges): (Epoch, Vec<Range>)) -> io::Result<()> {
+        while ranges.len() < MAX_ITEMS {
+            match self.queues.needs.try_recv() {
+                Ok((other, more)) if other == epoch => ranges.extend(more),
+                Ok((other, more)) => {
+                    self.input(Input::Need(epoch, ranges))?;
+                    return self.input(Input::Need(other, more));
+                }
+                Err(_) => break,
+            }
+        }
+        self.input(Input::Need(epoch, ranges))
+    }
+
+    fn input(&mut self, input: Input) -> io::Result<()> {
+        let mut actions = Vec::new();
+        let now = self.started.elapsed();
+        self.node.handle(input, now, &mut actions);
+        self.act(actions)?;
+        let role = self.node.role();
+        if std::mem::replace(&mut self.role, role) != role {
+            info!(role = ?role, ballot = %self.node.ballot(), "role");
+            self.report(Report::Role(role));
+        }
+        Ok(())
+    }
+
+    fn report(&self, report: Report) {
+        if let Err(lost) = self.reports.send(report) {
+            warn!("nobody listens to {:?}", lost.0);
+        }
+    }
+
+    fn act(&mut self, actions: Vec<Action>) -> io::Result<()> {
+        for action in actions {
+            match action {
+                Action::Send(peer, message) => self.send(peer, message)?,
+                Action::Keep(ballot, requests) => self.target.act(Order::Keep(ballot, requests)),
+                Action::Stable(epoch, ranges) => self.target.act(Order::Stable(epoch, ranges)),
+                Action::Epoch(epoch) => self.target.act(Order::Epoch(epoch)),
+                Action::Promote(ballot, epoch) => self.target.act(Order::Promote(ballot, epoch)),
+                Action::Demote => self.target.act(Order::Demote),
+                Action::Promise(node, ballot) => {
+                    self.promises.keep(node, ballot).inspect_err(|error| {
+                        error!("cannot remember the ballot {ballot} of {node}: {error}");
+                    })?;
+                }
+                Action::Won(ballot) => self.promises.won(ballot).inspect_err(|error| {
+                    error!("cannot remember the ballot {ballot} of this node: {error}");
+                })?,
+                Action::Serve => self.target.act(Order::Serve(self.node.ballot())),
+                Action::Detach => self.target.act(Order::Detach),
+                Action::Suspect(node, attachment) => {
+                    warn!("{node} is silent; writes wait for it");
+                    self.report(Report::Suspect(node, attachment));
+                }
+                Action::WriterLost(node) => {
+                    warn!("the writer, {node}, is silent");
+                    self.report(Report::WriterLost(node));
+                }
+                Action::Refused(refusal) => {
+                    warn!("{refusal}");
+                    self.report(Report::Refused(refusal));
+                }
+                Action::Fault(node, what) => warn!("{node} is not to be understood: {what}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, peer: NodeId, message: Message) -> io::Result<()> {
+        let Some((_, outgoing)) = self.links.get(&peer) else {
+            return Ok(());
+        };
+        if outgoing.queue.try_send(message).is_err() {
+            // It takes nothing, or it has ended and that has not been said yet.
+            warn!("the stream to {peer} is given up");
+            self.links.remove(&peer);
+            self.input(Input::Down(peer))?;
+        }
+        Ok(())
+    }
+}

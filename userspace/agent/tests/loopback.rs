@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Agents that speak TLS with each other on this machine, with targets that are none.
+
+mod cluster;
+
+use cluster::authority;
+use cluster::id;
+use cluster::Agent;
+use cluster::Cluster;
+use dmholey_agent::config::Config;
+use dmholey_agent::driver::Order;
+use dmholey_agent::driver::Report;
+use dmholey_agent::driver::Status;
+use dmholey_cluster::event::Input;
+use dmholey_cluster::event::RoleName;
+use dmholey_cluster::ids::Attachment;
+use dmholey_cluster::ids::NodeSet;
+use std::path::Path;
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_from_the_start_to_a_take_over() {
+    let mut cluster = Cluster::new(3).await;
+    let mut agents: Vec<Agent> = (0..3).map(|node| cluster.start(node)).collect();
+
+    let epoch = agents[0].promote(NodeSet::EMPTY).await;
+    agents[0].write(epoch, 0..10).await;
+    agents[1].join(11).await;
+    agents[2].join(22).await;
+    let both = |status: &Status| status.members.iter().filter(|member| member.2).count() == 2;
+    agents[0].until("both are members", both).await;
+    let joined = |order| match order {
+        Order::Epoch(epoch) => Some(epoch),
+        _ => None,
+    };
+    let _ = agents[0].order(joined).await;
+    let epoch = agents[0].order(joined).await;
+    agents[0].write(epoch, 0..5000).await;
+
+    // A copier dies. Its chunks are waited for until it is fenced.
+    let dead = agents.pop().unwrap();
+    dead.task.abort();
+    drop(dead);
+    let suspected = |report| match report {
+        Report::Suspect(node, attachment) => Some((node, attachment)),
+        _ => None,
+    };
+    let (node, attachment) = agents[0].report(suspected).await;
+    assert_eq!((node, attachment), (id(2), Attachment(22)));
+    agents[0].tell(Input::Fenced(node, Some(attachment))).await;
+    agents[0].write(epoch, 5000..6000).await;
+
+    // The writer dies, and the other copier takes its place.
+    let dead = agents.remove(0);
+    dead.task.abort();
+    drop(dead);
+    let lost = |report| matches!(report, Report::WriterLost(_)).then_some(());
+    agents[0].report(lost).await;
+    let fenced = [id(0), id(2)].into_iter().collect();
+    let epoch = agents[0].promote(fenced).await;
+    agents[0].write(epoch, 0..10).await;
+    assert_eq!(agents[0].status().await.role, RoleName::Writer);
+    let state = cluster.folder.path().join("1/state/promises.toml");
+    assert!(Path::new(&state).exists());
+}
+
+/// Whoever does not belong there is never connected.
+async fn stranger(make: impl Fn(&Cluster) -> Config) {
+    let mut cluster = Cluster::new(3).await;
+    let agents: Vec<Agent> = (0..2).map(|node| cluster.start(node)).collect();
+    let config = make(&cluster);
+    let stranger = cluster.start_with(2, config);
+    let one = |status: &Status| status.connected.contains(id(0));
+    agents[1].until("the others are connected", one).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!agents[0].status().await.connected.contains(id(2)));
+    assert_eq!(stranger.status().await.connected, NodeSet::EMPTY);
+}
+
+#[tokio::test]
+async fn another_cluster_is_refused() {
+    stranger(|cluster| cluster.config(2, "other", "n2", &cluster.authority)).await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_node_is_refused() {
+    stranger(|cluster| cluster.config(2, "test", "n1", &cluster.authority)).await;
+}
+
+#[tokio::test]
+async fn another_authority_is_refused() {
+    stranger(|cluster| cluster.config(2, "test", "n2", &authority())).await;
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Clusters with faults of every kind, each from a seed that repeats it.
+//!
+//! Two to five nodes read and write a small volume for some seconds of their time, while nodes lose power, agents are
+//! killed, nodes are paused and come back, streams break, overlays are lost, and an engine fences and promotes. Every
+//! read of every node is held against what it may see; nobody overwrites the volume but the last that was promoted;
+//! what a writer has acknowledged is there for the next; and when the faults end all nodes are well again.
+//!
+//! `CLUSTER_RUNS` says how many, `CLUSTER_SEED` which one, with all that happens in it.
+
+mod model;
+mod random;
+mod target;
+mod world;
+
+use world::Counts;
+use world::World;
+
+const RUNS: u64 = 2000;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+    )
+}
+
+fn run(seed: u64, trace: bool) -> Counts {
+    let mut world = World::new(seed, trace);
+    if let Err(what) = world.run() {
+        panic!("{what}\nCLUSTER_SEED={seed} repeats it and shows what happened");
+    }
+    world.counts
+}
+
+#[test]
+fn nobody_sees_what_it_must_not() {
+    if let Some(seed) = number("CLUSTER_SEED") {
+        run(seed, true);
+        return;
+    }
+    let mut counts = Counts::default();
+    for seed in 0..number("CLUSTER_RUNS").unwrap_or(RUNS) {
+        counts.join(run(seed, false));
+    }
+    for (what, count) in &counts.0 {
+        println!("{count:>9} {what}");
+    }
+    // A simulation in which something never happens shows nothing about it.
+    for what in [
+        "agent killed",
+        "claim outbid",
+        "copier recycled",
+        "copier suspected",
+        "fenced at the volume",
+        "fenced by power",
+        "node cut off",
+        "node paused",
+        "overlay full",
+        "overlays merged",
+        "power lost",
+        "promotions of copiers",
+        "promotions to end a merge",
+        "stream cut",
+        "writer demoted",
+        "writer's agent restarted",
+        "writes failed",
+    ] {
+        assert!(counts.0.contains_key(what), "never happened: {what}");
+    }
+}
