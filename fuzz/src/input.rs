@@ -25,6 +25,13 @@ impl<'a> Input<'a> {
         out
     }
 
+    /// The next `len` bytes, or those that are left.
+    pub(crate) fn slice(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.bytes.split_at(len.min(self.bytes.len()));
+        self.bytes = rest;
+        taken
+    }
+
     pub(crate) fn byte(&mut self) -> u8 {
         let [byte] = self.take();
         byte

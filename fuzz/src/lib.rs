@@ -10,6 +10,7 @@
 //! | [`header`] | a store's header and device sizes | the format's arithmetic, written out |
 //! | [`area`] | an area, and steps that change it | a list, after every step, torn write and reload |
 //! | [`store`] | a whole store | loading in the module and reading in the tools, against each other |
+//! | [`message`] | messages of a cluster's nodes | the message, written again; the node that hears it |
 //! | [`table`] | a table line | what of it was accepted, written again |
 
 #![forbid(unsafe_code)]
@@ -17,12 +18,14 @@
 mod area;
 mod header;
 mod input;
+mod message;
 mod sparse;
 mod store;
 mod table;
 
 pub use area::area;
 pub use header::header;
+pub use message::message;
 pub use store::store;
 pub use table::table;
 
@@ -30,9 +33,10 @@ pub use table::table;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and corpora.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("area", area),
     ("header", header),
+    ("message", message),
     ("store", store),
     ("table", table),
 ];
