@@ -190,25 +190,12 @@ impl Agent {
 
     /// The next order that `pick` finds something in.
     pub(crate) async fn order<R>(&mut self, pick: impl Fn(Order) -> Option<R>) -> R {
-        let wait = async {
-            loop {
-                if let Some(found) = pick(self.orders.recv().await.unwrap()) {
-                    return found;
-                }
-            }
-        };
-        timeout(LONG, wait).await.expect("an order")
+        next(&mut self.orders, pick).await.expect("an order")
     }
 
+    /// The next report that `pick` finds something in.
     pub(crate) async fn report<R>(&mut self, pick: impl Fn(Report) -> Option<R>) -> R {
-        let wait = async {
-            loop {
-                if let Some(found) = pick(self.reports.recv().await.unwrap()) {
-                    return found;
-                }
-            }
-        };
-        timeout(LONG, wait).await.expect("a report")
+        next(&mut self.reports, pick).await.expect("a report")
     }
 
     pub(crate) async fn promote(&mut self, fenced: NodeSet) -> Epoch {
@@ -252,4 +239,21 @@ impl Agent {
             left -= self.order(stable).await;
         }
     }
+}
+
+/// What `pick` finds in a queue, if it comes in time.
+async fn next<T, R>(
+    queue: &mut mpsc::UnboundedReceiver<T>,
+    pick: impl Fn(T) -> Option<R>,
+) -> Option<R> {
+    let wait = async {
+        while let Some(said) = queue.recv().await {
+            let found = pick(said);
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    };
+    timeout(LONG, wait).await.ok().flatten()
 }

@@ -49,16 +49,11 @@ impl Node {
             actions.push(Action::Fault(node, IMPOSSIBLE));
             return false;
         }
-        let own = match &self.role {
-            Role::Writer(writer) => writer.ballot,
-            Role::Demoting(ballot) => *ballot,
-            _ => Ballot::default(),
-        };
-        let before = own.max(self.followed);
-        if ballot < before {
+        // A ballot of its own with which it was the writer is among those.
+        if ballot < self.followed {
             let reject = Message::Reject {
                 refused: ballot,
-                ballot: before,
+                ballot: self.followed,
             };
             self.outbox(actions).send(node, reject);
             return false;
