@@ -11,6 +11,7 @@
 //! | [`area`] | an area, and steps that change it | a list, after every step, torn write and reload |
 //! | [`store`] | a whole store | loading in the module and reading in the tools, against each other |
 //! | [`message`] | messages of a cluster's nodes | the message, written again; the node that hears it |
+//! | [`record`] | what a target and its agent say | the records, written again; each chunk is asked for once |
 //! | [`table`] | a table line | what of it was accepted, written again |
 
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ mod area;
 mod header;
 mod input;
 mod message;
+mod record;
 mod sparse;
 mod store;
 mod table;
@@ -26,6 +28,7 @@ mod table;
 pub use area::area;
 pub use header::header;
 pub use message::message;
+pub use record::record;
 pub use store::store;
 pub use table::table;
 
@@ -33,10 +36,11 @@ pub use table::table;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and corpora.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("area", area),
     ("header", header),
     ("message", message),
+    ("record", record),
     ("store", store),
     ("table", table),
 ];

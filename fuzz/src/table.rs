@@ -6,11 +6,17 @@ use holey_core::table::Features;
 use holey_core::table::StoreKind;
 use holey_core::table::StoreLine;
 use holey_core::table::TableError;
+use holey_core::table::WriterLine;
 
 /// Parses a line. What is accepted says the same when it is written again; what is refused is
 /// refused for a reason that can be told.
 pub fn table(data: &[u8]) {
     let words = data.split(|&byte| byte == b' ');
+    if let Ok(line) = WriterLine::parse(words.clone()) {
+        let again = format!("o {}", line.chunk.sectors());
+        let again = again.split(' ').map(str::as_bytes);
+        assert_eq!(WriterLine::parse(again), Ok(line));
+    }
     match StoreLine::parse(words.clone()) {
         Ok(line) => accepted(line, &words.collect::<Vec<_>>()),
         Err(error) => {

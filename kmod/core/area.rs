@@ -185,6 +185,13 @@ impl<B: DerefMut<Target = [u8]>> AreaImage<B> {
         }
     }
 
+    /// The device has the image as it is, also what ends the list; nothing is known of the next area.
+    pub fn rewrote(&mut self) {
+        self.written = self.filled;
+        self.stale_end = 0;
+        self.next_zeroed = false;
+    }
+
     fn blocks(&self, from: usize, to: usize, block: usize) -> Range<usize> {
         let mask = block.saturating_sub(1);
         (from & !mask)..(to.saturating_add(mask) & !mask).min(self.bytes.len())

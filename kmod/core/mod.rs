@@ -12,11 +12,14 @@
 //! | [`pending`] | which exceptions are being made, and who waits for them |
 //! | [`epoch`] | when every reader that could see the old state is gone |
 //! | [`merge`] | which exceptions are folded back together |
+//! | [`stable`] | which chunks of a shared volume may be overwritten, and which are asked for |
+//! | [`agent`] | what a target and its agent say to each other |
 //!
 //! Nothing in here allocates, locks, blocks or panics: callers own the memory and the locks.
 //! Sibling modules are named through `super`, as the crate root differs between the module and
 //! cargo.
 
+pub mod agent;
 pub mod alloc;
 pub mod area;
 pub mod epoch;
@@ -26,4 +29,5 @@ pub mod index;
 pub mod merge;
 pub mod pending;
 pub mod sort;
+pub mod stable;
 pub mod table;

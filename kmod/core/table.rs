@@ -8,6 +8,8 @@
 //! snapshot-origin <origin>
 //! snapshot        <origin> <COW device> <store> <chunk sectors> [<#words> <feature>...]
 //! snapshot-merge  <origin> <COW device> <store> <chunk sectors> [<#words> <feature>...]
+//! holey-copier    <volume> <COW device> P       <chunk sectors> [<#words> <feature>...]
+//! holey-writer    <volume> <chunk sectors>
 //!
 //! <store>   P (persistent), PO (persistent, a full store stays readable), N (transient)
 //! <feature> discard_zeroes_cow | discard_passdown_origin | queue_if_no_space [<seconds>]
@@ -83,6 +85,17 @@ pub enum TableError {
         /// Words there should be.
         want: usize,
     },
+    /// More words than the grammar has.
+    TooManyWords {
+        /// Words there are.
+        got: usize,
+        /// Words there should be.
+        want: usize,
+    },
+    /// The store of a copier is not `P`.
+    CopierStore,
+    /// A copier does not change its volume.
+    CopierPassdown,
     /// The number of feature words is no number, too large, or more than there are.
     FeatureCount,
     /// A feature that nobody knows.
@@ -105,6 +118,9 @@ impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::TooFewWords { got, want } => write!(f, "{got} arguments are too few, {want} are needed"),
+            Self::TooManyWords { got, want } => write!(f, "{got} arguments are too many, there are {want}"),
+            Self::CopierStore => f.write_str("the exception store of a copier must be P, with a chunk size"),
+            Self::CopierPassdown => f.write_str("a copier cannot have discard_passdown_origin: the volume is not its own"),
             Self::FeatureCount => write!(
                 f,
                 "the number of feature words must be from 0 to {MOST_FEATURE_WORDS} and no more than follow it"
@@ -128,6 +144,7 @@ impl TableError {
         matches!(
             self,
             Self::TooFewWords { .. }
+                | Self::TooManyWords { .. }
                 | Self::FeatureCount
                 | Self::FeatureUnknown
                 | Self::PassdownAlone
@@ -158,6 +175,40 @@ impl StoreLine {
             chunk,
             features,
         })
+    }
+}
+
+/// What follows the device in the table line of a shared volume's writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriterLine {
+    /// In what stability is counted.
+    pub chunk: ChunkSize,
+}
+
+impl WriterLine {
+    /// Reads the line; `words` yields them all, the device first.
+    pub fn parse<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Self, TableError> {
+        let (got, want) = (words.clone().count(), 2);
+        if got > want {
+            return Err(TableError::TooManyWords { got, want });
+        }
+        let Some(word) = words.clone().nth(1) else {
+            return Err(TableError::TooFewWords { got, want });
+        };
+        let sectors = number(word).ok_or(TableError::ChunkNumber)?;
+        let chunk = ChunkSize::new(sectors).map_err(TableError::Chunk)?;
+        Ok(Self { chunk })
+    }
+}
+
+impl StoreLine {
+    /// The chunk size, if this can be the line of a copier.
+    pub fn copier_chunk(&self) -> Result<ChunkSize, TableError> {
+        match (self.kind, self.chunk) {
+            _ if self.features.discard_passdown_origin => Err(TableError::CopierPassdown),
+            (StoreKind::Persistent, Some(chunk)) => Ok(chunk),
+            _ => Err(TableError::CopierStore),
+        }
     }
 }
 
@@ -269,6 +320,38 @@ mod tests {
         ];
         for (text, want) in cases {
             assert_eq!(parse(text), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_of_a_shared_volume() {
+        let writer = |line: &str| WriterLine::parse(line.split(' ').map(str::as_bytes));
+        let chunk = ChunkSize::new(8).unwrap();
+        assert_eq!(writer("a 8"), Ok(WriterLine { chunk }));
+        assert_eq!(
+            writer("a"),
+            Err(TableError::TooFewWords { got: 1, want: 2 })
+        );
+        assert_eq!(
+            writer("a 8 9"),
+            Err(TableError::TooManyWords { got: 3, want: 2 })
+        );
+        assert_eq!(writer("a b"), Err(TableError::ChunkNumber));
+        assert_eq!(
+            writer("a 0"),
+            Err(TableError::Chunk(FormatError::ChunkSize(0)))
+        );
+        assert_eq!(parse("a b P 8").unwrap().copier_chunk(), Ok(chunk));
+        let passdown = parse("a b P 8 2 discard_zeroes_cow discard_passdown_origin");
+        assert_eq!(
+            passdown.unwrap().copier_chunk(),
+            Err(TableError::CopierPassdown)
+        );
+        for line in ["a b N 8", "a b PO 8", "a b P 0"] {
+            assert_eq!(
+                parse(line).unwrap().copier_chunk(),
+                Err(TableError::CopierStore)
+            );
         }
     }
 
