@@ -299,7 +299,7 @@ fn commit(this: &Arc<Copier>, overlay: &Overlay) {
     let start = Instant::<Monotonic>::now();
     match write_commit(this, overlay, &mut area) {
         Ok(()) => {
-            if !overlay.layout.is_transient() {
+            if !overlay.is_unlisted() {
                 overlay.note_area(area.image.area());
             }
             drop(area);
@@ -319,7 +319,7 @@ fn commit(this: &Arc<Copier>, overlay: &Overlay) {
 /// Writes what is ready. When it returns, that is as durable as the store makes it, and nobody
 /// reads its chunks from the origin.
 fn write_commit(this: &Arc<Copier>, overlay: &Overlay, area: &mut Area) -> Result {
-    if overlay.layout.is_transient() {
+    if overlay.is_unlisted() {
         take(overlay, |_| true);
         let old = overlay.readers.turn();
         overlay.changed.wait_until(|| overlay.readers.is_quiet(old));

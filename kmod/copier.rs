@@ -155,6 +155,12 @@ impl Copier {
             .is_some_and(|overlay| overlay.layout.is_transient())
     }
 
+    /// Whether it is a copier of a shared volume.
+    pub(crate) fn is_remote(&self) -> bool {
+        let in_memory = |overlay: &Arc<Overlay>| overlay.is_unlisted();
+        self.overlay().is_some_and(in_memory) && !self.is_transient()
+    }
+
     /// Where the exceptions are kept.
     pub(crate) fn cow_device(&self) -> &Device {
         &self.cow_device
@@ -191,6 +197,11 @@ impl Copier {
     /// Whether its exceptions belong to somebody else now.
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+
+    /// Whether it takes part in the origin's set.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire) && !self.is_retired()
     }
 
     /// Whether its device is suspended.

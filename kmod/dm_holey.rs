@@ -7,15 +7,17 @@
 //! | mechanism | question | where |
 //! | --- | --- | --- |
 //! | index | which chunks live somewhere else, and where? | `core/index`, `overlay.rs` |
-//! | stability | who must copy a chunk before it is overwritten? | `origin_set.rs`, `copier.rs` |
+//! | stability | who must copy a chunk before it is overwritten? | `origin_set.rs`, `copier.rs`, `remote.rs` |
 //! | merge | how is an overlay folded back into its origin? | `core/merge.rs`, `merge.rs` |
 //!
-//! The targets (`origin.rs`, `snapshot.rs`, `merge.rs`) combine them.
+//! The targets (`origin.rs`, `snapshot.rs`, `merge.rs`, `writer.rs`) combine them. Copiers on other
+//! hosts are reached through an agent (`agent.rs`, `keeper.rs`).
 
 use core::borrow::Borrow;
 use kernel::prelude::*;
 use kernel::str::CStr;
 
+mod agent;
 mod arena;
 mod commit;
 mod copier;
@@ -23,20 +25,26 @@ mod dm;
 #[path = "core/mod.rs"]
 #[allow(dead_code, unreachable_pub, unused_imports)]
 mod holey_core;
+mod keeper;
 mod merge;
 mod origin;
 mod origin_set;
 mod overlay;
 mod parameters;
+mod remote;
 mod snapshot;
 mod snapshot_io;
 mod store;
+mod writer;
 
+use crate::agent::Agent;
+use crate::dm::CharDevice;
 use crate::dm::Registration;
 use crate::dm::Target;
 use crate::merge::MergeTarget;
 use crate::origin::OriginTarget;
 use crate::snapshot::Snapshot;
+use crate::writer::WriterTarget;
 
 module! {
     type: Holey,
@@ -48,6 +56,8 @@ module! {
         "dm-holey-origin",
         "dm-holey-snapshot",
         "dm-holey-merge",
+        "dm-holey-writer",
+        "dm-holey-copier",
         "dm-snapshot",
         "dm-snapshot-origin",
         "dm-snapshot-merge",
@@ -62,14 +72,18 @@ module! {
 
 /// The registered target types.
 struct Holey {
+    // First of all that goes: what it opens may ask for the targets.
+    _agents: CharDevice<Agent>,
     _own: Types,
+    _writer: Registration<WriterTarget>,
+    _copier: Registration<Snapshot<true>>,
     _stock: Option<Types>,
 }
 
 /// One set of names.
 struct Types {
     _origin: Registration<OriginTarget>,
-    _snapshot: Registration<Snapshot>,
+    _snapshot: Registration<Snapshot<false>>,
     _merge: Registration<MergeTarget>,
 }
 
@@ -114,8 +128,12 @@ impl kernel::Module for Holey {
             None
         };
         Ok(Self {
+            _writer: register(c"holey-writer", module)?,
+            _copier: register(c"holey-copier", module)?,
             _own: own,
             _stock: stock,
+            // Last: files may be opened from here on.
+            _agents: CharDevice::new(c"dmholey", module)?,
         })
     }
 }

@@ -70,6 +70,8 @@ use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
 use crate::origin_set::Origin;
 use crate::origin_set::Outlet;
+use crate::origin_set::Passage;
+use crate::origin_set::Seat;
 use crate::overlay::Area;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
@@ -127,6 +129,8 @@ pub(crate) struct Merge {
     cow_device: Device,
     origin_sectors: u64,
     outlet: Arc<Outlet>,
+    /// Copiers on other hosts, if there were any when the table was loaded.
+    seat: Option<Seat>,
     line: StoreLine,
     overlay: SetOnce<Arc<Overlay>>,
     table: Table,
@@ -214,6 +218,9 @@ impl Target for MergeTarget {
         if tag.role == Role::Tracked {
             self.merge.leave(Ticket::from_raw(tag.epoch));
         }
+        if let Some(seat) = self.merge.seat.as_ref().filter(|_| bio.is_refused()) {
+            seat.refused();
+        }
         bio.done()
     }
 
@@ -234,9 +241,30 @@ impl Target for MergeTarget {
     fn preresume(&self) -> Result {
         let merge = &self.merge;
         if merge.overlay().is_some() {
+            return merge.list();
+        }
+        let source = snapshot::source_of(&merge.origin, &merge.cow_device, None)?;
+        if !source.is_remote() {
             return Ok(());
         }
-        snapshot::source_of(&merge.origin, &merge.cow_device, None).map(|_| ())
+        if source.overlay().is_some_and(|overlay| !overlay.is_usable()) {
+            pr_err!(
+                "COW device {}: the copier is invalid, and cannot become the volume\n",
+                merge.cow_device.number()
+            );
+            return Err(EINVAL);
+        }
+        if merge.seat.is_none() {
+            pr_err!(
+                "volume {}: load a holey-writer on it before a copier is merged into it\n",
+                merge.origin_device.number()
+            );
+            return Err(EINVAL);
+        }
+        // The core is about to drop the table of the copier, also if this fails: its exceptions are
+        // in memory only, and stay here until they can be listed.
+        merge.take_over(&source);
+        merge.list()
     }
 
     fn resume(&self) {
@@ -297,11 +325,13 @@ impl Merge {
         if let Some(overlay) = overlay {
             place.populate(overlay);
         }
-        let outlet = origin.add_outlet()?;
+        let seat = origin.seat()?;
+        let outlet = origin.add_outlet(Passage::Merge)?;
         Arc::pin_init(
             try_pin_init!(Self {
                 origin,
                 outlet,
+                seat,
                 line: store,
                 origin_device,
                 cow_device,
@@ -332,6 +362,22 @@ impl Merge {
 
     fn overlay(&self) -> Option<&Arc<Overlay>> {
         self.overlay.as_ref()
+    }
+
+    /// Writes the list of exceptions that have been in memory only: from now on the volume depends
+    /// on it. Sleeps.
+    fn list(&self) -> Result {
+        let Some(overlay) = self.overlay().filter(|overlay| overlay.is_unlisted()) else {
+            return Ok(());
+        };
+        let listed = without_io(|| store::write_list(&self.io, &self.cow_device, overlay));
+        listed.inspect_err(|error| {
+            pr_err!(
+                "COW device {}: the list of exceptions cannot be written: error {}; resume the device to try again\n",
+                self.cow_device.number(),
+                error.to_errno()
+            );
+        })
     }
 
     /// Takes the exceptions of a suspended snapshot over. Sleeps until they are all committed.

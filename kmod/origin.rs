@@ -18,6 +18,7 @@ use crate::dm::Target;
 use crate::dm::Visitor;
 use crate::origin_set::Origin;
 use crate::origin_set::Outlet;
+use crate::origin_set::Passage;
 use crate::overlay::Tag;
 use crate::snapshot::failed;
 use core::fmt::Write;
@@ -52,7 +53,12 @@ impl Target for OriginTarget {
         let origin = Origin::get(device.number()).map_err(failed)?;
         setup.set_flush_bios(1);
         let sectors = setup.sectors();
-        let outlet = origin.add_outlet().map_err(failed)?;
+        let outlet = origin
+            .add_outlet(Passage::Plain)
+            .map_err(|error| match error {
+                EBUSY => CtrError::new(EBUSY, c"The device is a shared volume: use holey-writer"),
+                other => failed(other),
+            })?;
         let target = Self {
             origin,
             outlet,

@@ -6,7 +6,8 @@
 //! the origin, from whichever target, asks the set ([`OriginSet::admit`]) and is let through when
 //! every copier has a stable exception for each chunk that it touches. Otherwise the missing
 //! copies are started, all copiers with the same chunk size sharing one read, and the write is
-//! parked with one exception that is not stable yet; when that is settled it asks again.
+//! parked with one exception that is not stable yet; when that is settled it asks again. The copiers
+//! on other hosts are one more member (`remote.rs`), which is asked in the same way.
 //!
 //! Asking again keeps this simple and safe: nothing counts down, so nothing can be counted wrong
 //! when a copier comes, goes or fails in the meantime.
@@ -34,7 +35,10 @@ use crate::merge::Merge;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
 use crate::overlay::Overlay;
+use crate::overlay::Role;
 use crate::parameters;
+use crate::remote;
+use crate::remote::Remote;
 use core::ops::Deref;
 use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering;
@@ -75,12 +79,26 @@ struct Members {
     copiers: KVec<Arc<Copier>>,
     merges: KVec<Arc<Merge>>,
     outlets: KVec<Arc<Outlet>>,
+    remote: Option<Arc<Remote>>,
+    /// Targets that hold it.
+    remote_users: usize,
 }
 
 /// A device through which the origin is written to.
-#[derive(Default)]
 pub(crate) struct Outlet {
+    passage: Passage,
     leaving: AtomicU8,
+}
+
+/// What becomes of writes through an outlet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passage {
+    /// Nobody counts them: not for a volume that several hosts share.
+    Plain,
+    /// They are those of a merge, during which nobody joins.
+    Merge,
+    /// Each is counted, for when somebody joins.
+    Counted,
 }
 
 const STAYING: u8 = 0;
@@ -135,6 +153,46 @@ impl Origin {
     }
 }
 
+/// A target's share in the copiers on other hosts, which are there as long as somebody has one.
+pub(crate) struct Seat {
+    remote: Arc<Remote>,
+    origin: Origin,
+}
+
+impl Origin {
+    /// A share for a target that lets writes through to a volume of `sectors` sectors.
+    pub(crate) fn new_seat(&self, size: ChunkSize, sectors: u64) -> Result<Seat> {
+        Ok(Seat {
+            origin: Self::get(self.set.number)?,
+            remote: self.add_remote(size, sectors)?,
+        })
+    }
+
+    /// A share in those that there are.
+    pub(crate) fn seat(&self) -> Result<Option<Seat>> {
+        let origin = Self::get(self.set.number)?;
+        let mut members = self.members.lock();
+        let remote = members.remote.clone();
+        members.remote_users += usize::from(remote.is_some());
+        drop(members);
+        Ok(remote.map(|remote| Seat { remote, origin }))
+    }
+}
+
+impl Deref for Seat {
+    type Target = Remote;
+
+    fn deref(&self) -> &Remote {
+        &self.remote
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.origin.remove_remote();
+    }
+}
+
 impl Deref for Origin {
     type Target = OriginSet;
 
@@ -166,6 +224,8 @@ enum Verdict {
     Copy,
     /// An exception that is not stable yet.
     Wait(Wait),
+    /// A chunk that copiers on other hosts have not kept; whether that cannot be asked for now.
+    Remote(Arc<Remote>, u64, bool),
 }
 
 /// The chunk of a copier that a write waits for. The pass is dropped last: whoever tears the
@@ -182,23 +242,125 @@ impl OriginSet {
     /// Lets a write of `sectors` sectors from `start` on through (returns it), or keeps it until
     /// it can be let through. May sleep for memory.
     pub(crate) fn admit(&self, start: u64, sectors: u64, mut bio: Bio) -> Option<Bio> {
+        // Counted before the survey: see `remote.rs`.
+        let remote = match bio.data().role {
+            Role::Writing => self.remote(),
+            _ => None,
+        };
         loop {
             let mut task = None;
-            match self.survey(start, sectors, Need::Stable, &mut task) {
+            let ticket = remote.as_ref().map(|remote| remote.enter());
+            let verdict = self.survey(start, sectors, Need::Stable, &mut task);
+            match (&verdict, &remote, ticket) {
+                (Verdict::Clear, _, Some(ticket)) => {
+                    let tag = bio.data();
+                    tag.role = Role::Tracked;
+                    tag.epoch = ticket.to_raw();
+                }
+                (_, Some(remote), Some(ticket)) => remote.leave(ticket),
+                _ => {}
+            }
+            match verdict {
                 Verdict::Clear => return Some(bio),
                 Verdict::Copy => self.copy(task),
                 Verdict::Wait(wait) => bio = wait.copier.park(wait.chunk, bio)?,
+                Verdict::Remote(remote, chunk, _) => {
+                    let outlet = bio.data().outlet;
+                    let kept = remote.park(chunk, bio);
+                    if kept.is_none() {
+                        self.dismiss_leaving(&remote, Some(outlet));
+                    }
+                    bio = kept?;
+                }
             }
+        }
+    }
+
+    /// Sees to writes of leaving outlets that wait for copiers on other hosts.
+    fn dismiss_leaving(&self, remote: &Remote, only: Option<OutletId>) {
+        let mut next = 0;
+        loop {
+            let members = self.members.lock();
+            let Some(outlet) = members.outlets.get(next).cloned() else {
+                return;
+            };
+            drop(members);
+            next += 1;
+            if only.is_none_or(|id| id == outlet.id()) {
+                match outlet.leaving.load(Ordering::Acquire) {
+                    LEAVING => remote.dismiss(outlet.id(), SuspendKind::Flush),
+                    LEAVING_NOFLUSH => remote.dismiss(outlet.id(), SuspendKind::NoFlush),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The copiers on other hosts, if there can be any.
+    pub(crate) fn remote(&self) -> Option<Arc<Remote>> {
+        self.members.lock().remote.clone()
+    }
+
+    /// The copiers on other hosts, for a target that writes to a volume of `sectors` sectors. They
+    /// are the same for all such targets. `EBUSY` if another one counts in other chunks, or writes
+    /// without counting.
+    fn add_remote(&self, size: ChunkSize, sectors: u64) -> Result<Arc<Remote>> {
+        let mut new = None;
+        loop {
+            let mut members = self.members.lock();
+            let plain = |outlet: &Arc<Outlet>| outlet.passage == Passage::Plain;
+            if members.outlets.iter().any(plain) {
+                return Err(EBUSY);
+            }
+            if members.remote.is_none() {
+                members.remote = new.take();
+            }
+            let Some(remote) = &members.remote else {
+                drop(members);
+                new = Some(Remote::new(size, sectors)?);
+                continue;
+            };
+            if !remote.suits(size, sectors) {
+                return Err(EBUSY);
+            }
+            let remote = remote.clone();
+            members.remote_users += 1;
+            drop(members);
+            return Ok(remote);
+        }
+    }
+
+    /// Such a target is gone.
+    fn remove_remote(&self) {
+        let mut members = self.members.lock();
+        members.remote_users = members.remote_users.saturating_sub(1);
+        let last = match members.remote_users {
+            0 => members.remote.take(),
+            _ => None,
+        };
+        drop(members);
+        drop(last);
+    }
+
+    /// Whether there is a copier that takes part.
+    pub(crate) fn has_copiers(&self) -> bool {
+        let members = self.members.lock();
+        members.copiers.iter().any(|copier| copier.is_active())
+    }
+
+    /// There is no agent any more who could let writes through.
+    pub(crate) fn left_alone(&self) {
+        if let Some(remote) = self.remote() {
+            self.dismiss_leaving(&remote, None);
         }
     }
 
     /// Whether a write to the range may go at once. Never sleeps.
     pub(crate) fn is_clear(&self, start: u64, sectors: u64) -> bool {
         let members = self.members.lock();
-        members
-            .copiers
-            .iter()
-            .all(|copier| copier.is_stable(start, sectors))
+        let (mut copiers, mut remote) = (members.copiers.iter(), members.remote.iter());
+        copiers.all(|copier| copier.is_stable(start, sectors))
+            && remote.all(|remote| remote.is_stable(start, sectors))
     }
 
     /// Takes the exceptions of a copier away. No copy is begun for it from then on.
@@ -231,6 +393,7 @@ impl OriginSet {
                 Verdict::Clear => return true,
                 Verdict::Copy => self.copy(task),
                 Verdict::Wait(wait) => return !wait.no_slot,
+                Verdict::Remote(_, _, full) => return !full,
             }
         }
     }
@@ -259,8 +422,9 @@ impl OriginSet {
             match self.survey(start, sectors, Need::Stable, &mut task) {
                 Verdict::Clear => return true,
                 Verdict::Copy => self.copy(task),
-                Verdict::Wait(_) if stop() => return false,
+                Verdict::Wait(_) | Verdict::Remote(..) if stop() => return false,
                 Verdict::Wait(wait) => wait.copier.wait_for(wait.chunk, &stop),
+                Verdict::Remote(remote, chunk, _) => remote.wait_for(chunk, &stop),
             }
         }
     }
@@ -268,6 +432,9 @@ impl OriginSet {
     /// Makes everybody look again at what they wait for.
     pub(crate) fn nudge(&self) {
         let members = self.members.lock();
+        if let Some(remote) = &members.remote {
+            remote.nudge();
+        }
         for copier in members.copiers.iter() {
             Copier::kick(copier);
             if let Some(overlay) = copier.overlay() {
@@ -278,12 +445,15 @@ impl OriginSet {
 
     /// The device of an outlet is about to be suspended: none of its writes may wait for space any
     /// longer. They go back to the core, if that takes them; if not, full stores are given up.
-    pub(crate) fn leave(&self, outlet: &Outlet, kind: SuspendKind) {
+    pub(crate) fn leave(&self, outlet: &Arc<Outlet>, kind: SuspendKind) {
         let how = match kind {
             SuspendKind::Flush => LEAVING,
             SuspendKind::NoFlush => LEAVING_NOFLUSH,
         };
         outlet.leaving.store(how, Ordering::Release);
+        if let Some(remote) = self.remote() {
+            remote.dismiss(outlet.id(), kind);
+        }
         self.nudge();
     }
 
@@ -338,8 +508,14 @@ impl OriginSet {
     }
 
     /// Adds a device that writes to the origin.
-    pub(crate) fn add_outlet(&self) -> Result<Arc<Outlet>> {
-        let outlet = Arc::new(Outlet::default(), GFP_KERNEL)?;
+    ///
+    /// `EBUSY` if its writes are not counted and there are copiers on other hosts.
+    pub(crate) fn add_outlet(&self, passage: Passage) -> Result<Arc<Outlet>> {
+        if passage == Passage::Plain && self.remote().is_some() {
+            return Err(EBUSY);
+        }
+        let leaving = AtomicU8::new(STAYING);
+        let outlet = Arc::new(Outlet { passage, leaving }, GFP_KERNEL)?;
         self.add(|members| &mut members.outlets, &outlet)?;
         Ok(outlet)
     }
@@ -425,6 +601,15 @@ impl OriginSet {
     /// Asks all copiers about a range. What is to be copied goes to `task`, which is large.
     fn survey(&self, start: u64, sectors: u64, need: Need, task: &mut Option<CopyTask>) -> Verdict {
         let members = self.members.lock();
+        // Those on other hosts first: they take longer, and go on meanwhile.
+        let far = members.remote.as_ref().and_then(|remote| {
+            let (chunk, full) = match remote.standing(start, sectors) {
+                remote::Standing::Stable => return None,
+                remote::Standing::Waits(chunk) => (chunk, false),
+                remote::Standing::Full(chunk) => (chunk, true),
+            };
+            Some(Verdict::Remote(remote.clone(), chunk, full))
+        });
         let mut wait = None;
         for copier in members.copiers.iter() {
             if let Some(task) = task {
@@ -448,7 +633,7 @@ impl OriginSet {
         match wait {
             _ if task.is_some() => Verdict::Copy,
             Some(wait) => Verdict::Wait(wait),
-            None => Verdict::Clear,
+            None => far.unwrap_or(Verdict::Clear),
         }
     }
 }

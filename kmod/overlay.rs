@@ -12,7 +12,8 @@
 //! 3. [`Overlay::area`]: whoever writes metadata;
 //! 4. `growing` of an overlay: whoever gives its index memory;
 //! 5. the members of an origin (`origin_set.rs`), with interrupts off;
-//! 6. [`Overlay::state`], with interrupts off.
+//! 6. [`Overlay::state`], the state of remote copiers (`remote.rs`) or of those who keep for a remote
+//!    writer (`keeper.rs`), with interrupts off.
 //!
 //! A merge holds its own overlay's area while it waits for other overlays of the same origin.
 
@@ -98,6 +99,8 @@ pub(crate) enum Role {
     Fresh,
     /// It writes COW chunks that are mapped and has to be durable, mapping included.
     Durable,
+    /// It writes to a shared volume and has not been let through yet.
+    Writing,
 }
 
 /// A bio of ours.
@@ -319,6 +322,8 @@ pub(crate) struct Overlay {
     usable: AtomicBool,
     writable: AtomicBool,
     few_nodes: AtomicBool,
+    /// Nothing on the COW device tells of the exceptions.
+    unlisted: AtomicBool,
     /// Chunks up to the end of the last metadata area that is in use.
     metadata: AtomicU64,
 }
@@ -368,12 +373,24 @@ impl Overlay {
                 usable: AtomicBool::new(true),
                 writable: AtomicBool::new(true),
                 few_nodes: AtomicBool::new(true),
+                unlisted: AtomicBool::new(layout.is_transient()),
                 metadata: AtomicU64::new(layout.first_data()),
             }? Error),
             GFP_KERNEL,
         )?;
         overlay.ensure_nodes()?;
         Ok(overlay)
+    }
+
+    /// Whether the exceptions are in memory only. So it is for good in a transient store, and in a
+    /// copier of a shared volume until it becomes the writer.
+    pub(crate) fn is_unlisted(&self) -> bool {
+        self.unlisted.load(Ordering::Acquire)
+    }
+
+    /// Says whether it is so. Called while nobody commits.
+    pub(crate) fn set_unlisted(&self, unlisted: bool) {
+        self.unlisted.store(unlisted, Ordering::Release);
     }
 
     /// The chunk size.

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The targets `holey-snapshot` and, under its stock name, `snapshot`: index + exception store.
+//! The targets `holey-snapshot` and, under its stock name, `snapshot`: index + exception store; and
+//! `holey-copier`: the same on a shared volume that another host writes to.
+//!
+//! The exceptions of a copier are in memory only, as it is lost with its host. When it becomes the
+//! writer, `holey-merge` takes them over, and writes their list first.
 
 use crate::copier::Copier;
+use crate::dm::without_io;
 use crate::dm::Access;
 use crate::dm::Args;
 use crate::dm::CtrError;
@@ -30,13 +35,17 @@ use crate::overlay::Overlay;
 use crate::overlay::Tag;
 use crate::store;
 use core::fmt::Write;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::Arc;
 
-/// A snapshot of an origin.
-pub(crate) struct Snapshot {
+/// A snapshot of an origin, or (`REMOTE`) a copier of a shared volume.
+pub(crate) struct Snapshot<const REMOTE: bool> {
     copier: Arc<Copier>,
+    /// What was on the COW device is still to be erased, before the table is put to use.
+    unerased: AtomicBool,
 }
 
 /// The devices and the store that a table line of a snapshot or a merge names.
@@ -84,7 +93,7 @@ impl Line {
 }
 
 /// Logs what is wrong with a table line.
-fn report(error: TableError) -> CtrError {
+pub(crate) fn report(error: TableError) -> CtrError {
     pr_err!("table line refused: {}\n", error);
     CtrError::new(
         EINVAL,
@@ -148,7 +157,7 @@ pub(crate) fn write_status(
 }
 
 #[vtable]
-impl Target for Snapshot {
+impl<const REMOTE: bool> Target for Snapshot<REMOTE> {
     type Data = Tag;
 
     const VERSION: [u32; 3] = [1, 16, 0];
@@ -160,13 +169,28 @@ impl Target for Snapshot {
         if set.is_merging(line.cow.number()) {
             return Err(CtrError::new(EBUSY, c"The COW device is being merged"));
         }
+        let remote_chunk = REMOTE
+            .then(|| line.store.copier_chunk().map_err(report))
+            .transpose()?;
         let overlay = match set.user_of(line.cow.number(), None) {
             // Its exceptions are handed over when this table is resumed.
-            Some(_) => None,
+            Some(source) if source.is_remote() == REMOTE => None,
+            Some(_) => {
+                return Err(CtrError::new(
+                    EBUSY,
+                    c"The COW device is in use: a copier does not take a snapshot over, nor the other way round",
+                ))
+            }
             None => {
-                let io = IoClient::new().map_err(failed)?;
                 let sectors = setup.sectors();
-                let opened = store::open(&io, &line.origin, &line.cow, sectors, line.store);
+                let (origin, cow) = (&line.origin, &line.cow);
+                let opened = match remote_chunk {
+                    Some(chunk) => store::make_unlisted(origin, cow, sectors, chunk),
+                    None => {
+                        let io = IoClient::new().map_err(failed)?;
+                        store::open(&io, origin, cow, sectors, line.store)
+                    }
+                };
                 Some(opened.map_err(|error| error.report(&line.cow))?)
             }
         };
@@ -185,7 +209,9 @@ impl Target for Snapshot {
             setup.table(),
         )
         .map_err(failed)?;
-        let target = KBox::pin(Self { copier }, GFP_KERNEL).map_err(|_| failed(ENOMEM))?;
+        let unerased = AtomicBool::new(REMOTE && copier.overlay().is_some());
+        let target = Self { copier, unerased };
+        let target = KBox::pin(target, GFP_KERNEL).map_err(|_| failed(ENOMEM))?;
         set.add_copier(&target.copier).map_err(failed)?;
         Ok(target)
     }
@@ -221,7 +247,12 @@ impl Target for Snapshot {
     }
 
     fn preresume(&self) -> Result {
-        if self.copier.overlay().is_some() {
+        if let Some(overlay) = self.copier.overlay() {
+            if self.unerased.load(Ordering::Relaxed) {
+                let (io, cow) = (&self.copier.io, self.copier.cow_device());
+                without_io(|| store::erase(io, cow, overlay))?;
+                self.unerased.store(false, Ordering::Relaxed);
+            }
             return Ok(());
         }
         source_of(

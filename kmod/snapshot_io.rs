@@ -128,6 +128,12 @@ impl Copier {
         }
         if state.pending.issued() == state.pending.durable() {
             drop(state);
+            if this.is_remote() {
+                // A copier is lost with its host.
+                let (bio, held) = bio.hold();
+                bio.end_ok();
+                return held;
+            }
             return bio.remap(this.cow_device(), 0);
         }
         // A commit that starts from now on flushes the COW device's cache; one that is under way
@@ -353,7 +359,7 @@ impl Copier {
         };
         let Tag { role, epoch, .. } = *bio.data();
         match role {
-            Role::Plain => bio.done(),
+            Role::Plain | Role::Writing => bio.done(),
             Role::Tracked => {
                 overlay.leave(Ticket::from_raw(epoch));
                 if overlay.is_usable() {

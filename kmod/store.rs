@@ -28,6 +28,7 @@ use crate::holey_core::sort::places_for;
 use crate::holey_core::sort::sort_by_origin;
 use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
+use crate::overlay::Area;
 use crate::overlay::Condition;
 use crate::overlay::Overlay;
 use core::mem;
@@ -156,6 +157,70 @@ fn check_blocks(chunk: ChunkSize, devices: [&Device; 2]) -> Result<(), StoreErro
     Ok(())
 }
 
+/// Makes an empty store that nothing on the COW device tells of, until [`write_list`] does. What is
+/// on it stays there until [`erase`] is called.
+pub(crate) fn make_unlisted(
+    origin: &Device,
+    cow: &Device,
+    origin_sectors: u64,
+    chunk: ChunkSize,
+) -> Result<Arc<Overlay>, StoreError> {
+    check_blocks(chunk, [origin, cow])?;
+    let bounds = Bounds::new(chunk, origin_sectors, cow.sectors())?;
+    let overlay = Overlay::new(Layout::new(chunk), bounds.origin_chunks)?;
+    overlay.set_unlisted(true);
+    Ok(overlay)
+}
+
+/// Makes the COW device tell, durably, of no store. Sleeps.
+pub(crate) fn erase(io: &IoClient, cow: &Device, overlay: &Overlay) -> Result {
+    let area = overlay.area.lock();
+    let whole = 0..area.zeros.len();
+    io.write(cow, 0, &area.zeros, whole, Durability::FlushedAndDurable)
+}
+
+/// Makes the COW device tell, durably, of all that an unlisted overlay has. Nothing is added to it
+/// meanwhile. Sleeps.
+pub(crate) fn write_list(io: &IoClient, cow: &Device, overlay: &Overlay) -> Result {
+    let mut area = overlay.area.lock();
+    let Area { image, zeros, .. } = &mut *area;
+    let cow_chunks = overlay.chunk().chunks_within(cow.sectors());
+    image.start(0);
+    let mut next = 0;
+    while let Some(run) = overlay.index.next_run(next).map_err(|_| EIO)? {
+        for n in 0..run.len {
+            image.next_is_zeroed();
+            image.push(Exception {
+                origin: run.origin.saturating_add(n),
+                cow: run.cow.saturating_add(n),
+            });
+            if image.is_full() {
+                write_image(io, cow, overlay, image, Durability::Volatile)?;
+                image.wrote();
+            }
+        }
+        next = run.end();
+    }
+    // The end of the list; an area that is written to its last entry may be the last on the device.
+    if overlay.layout.area_chunk(image.area()) < cow_chunks {
+        let whole = 0..image.bytes().len();
+        write_part(io, cow, overlay, image, whole, Durability::Volatile)?;
+        image.rewrote();
+    } else {
+        return Err(ENOSPC);
+    }
+    let whole = 0..zeros.len();
+    write_header(io, cow, overlay, true, zeros, whole)?;
+    overlay.note_area(image.area());
+    if image.listed() == 0 {
+        // Chunks may have been taken for nothing: without entries no merge gives them back.
+        let first = overlay.layout.first_data();
+        overlay.state.lock().alloc.truncate(0, first);
+    }
+    overlay.set_unlisted(false);
+    Ok(())
+}
+
 /// Opens the store of a COW device, or makes one if the device is fresh. `chunk` is what the table
 /// line says; a header that says something else wins.
 fn open_persistent(
@@ -237,7 +302,7 @@ pub(crate) fn mark_invalid(
     overlay: &Overlay,
     zeros: &mut IoBuffer,
 ) -> Result {
-    if overlay.layout.is_transient() {
+    if overlay.is_unlisted() {
         return Ok(());
     }
     write_header(io, cow, overlay, false, zeros, 0..block_bytes(cow))
@@ -525,4 +590,8 @@ macro_rules! print_in_kernel {
     )*};
 }
 
-print_in_kernel!(FormatError, crate::holey_core::table::TableError);
+print_in_kernel!(
+    FormatError,
+    crate::holey_core::table::TableError,
+    crate::holey_core::agent::RecordError
+);

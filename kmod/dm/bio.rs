@@ -36,6 +36,8 @@ const STATUS_IO_ERROR: blk_status_t = 10;
 const STATUS_NO_SPACE: blk_status_t = 3;
 /// `BLK_STS_DM_REQUEUE`, from there.
 const STATUS_REQUEUE: blk_status_t = 11;
+/// `BLK_STS_RESV_CONFLICT`, from there.
+const STATUS_RESERVATION: blk_status_t = 6;
 /// `REQ_OP_MASK`, from there: the bits that tell the operation.
 const OP_MASK: u32 = 0xff;
 
@@ -276,6 +278,12 @@ impl<D> EndedBio<D> {
     pub(crate) fn succeeded(&self) -> bool {
         // SAFETY: By the contract of `new`.
         unsafe { *self.status == 0 }
+    }
+
+    /// Whether the device refused it because somebody else has reserved it.
+    pub(crate) fn is_refused(&self) -> bool {
+        // SAFETY: By the contract of `new`.
+        unsafe { *self.status == STATUS_RESERVATION }
     }
 
     /// The target's data.

@@ -100,6 +100,13 @@ impl core::fmt::Display for DeviceNumber {
     }
 }
 
+impl DeviceNumber {
+    /// The device `major:minor`, if there can be one.
+    pub(crate) fn new(major: u32, minor: u32) -> Option<Self> {
+        (major < 1 << 12 && minor < 1 << 20).then_some(Self(major << 20 | minor))
+    }
+}
+
 /// The kernel's printing has a trait of its own.
 impl kernel::fmt::Display for DeviceNumber {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {

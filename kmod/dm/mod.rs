@@ -16,6 +16,7 @@
 //! | [`Bio`], [`NewBio`], [`EndedBio`], [`BioList`] | `struct bio`, owned by who has to finish it |
 //! | [`CopyClient`], [`CopyJob`], [`ZeroJob`] | copies between devices, by bios or by `dm-kcopyd` |
 //! | [`IoClient`] | a `dm-io` client, synchronous |
+//! | [`CharDevice`], [`DeviceFile`] | `struct miscdevice` and a file of it |
 //! | [`MemPool`], [`PoolBox`] | `mempool_t` and an element of it |
 //! | [`IrqLock`], [`WaitQueue`], [`Gate`], [`WorkQueue`], [`OnceBox`] | what has no other wrapper |
 //!
@@ -29,6 +30,7 @@
 mod args;
 mod bindings;
 mod bio;
+mod chardev;
 mod copy;
 mod device;
 mod flags;
@@ -49,6 +51,9 @@ pub(crate) use self::bio::BioList;
 pub(crate) use self::bio::EndedBio;
 pub(crate) use self::bio::Failure;
 pub(crate) use self::bio::NewBio;
+pub(crate) use self::chardev::CharDevice;
+pub(crate) use self::chardev::DeviceFile;
+pub(crate) use self::chardev::Ready;
 pub(crate) use self::copy::CopyClient;
 pub(crate) use self::copy::Flight;
 pub(crate) use self::device::Access;

@@ -51,6 +51,11 @@ impl WaitQueue {
         })
     }
 
+    /// The pointer for a call into C.
+    pub(super) fn as_ptr(&self) -> *mut wait_queue_head {
+        self.head.get()
+    }
+
     /// Wakes all who wait, so that they look at their condition again. Never sleeps.
     pub(crate) fn wake(&self) {
         // SAFETY: The head was initialised by `new`.
@@ -65,9 +70,21 @@ impl WaitQueue {
         while !self.wait_for(c_long::MAX, &mut condition) {}
     }
 
+    /// As [`Self::wait_until`], for what people or other hosts may take their time with: nobody
+    /// takes the thread for one that hangs.
+    pub(crate) fn wait_idly(&self, mut condition: impl FnMut() -> bool) {
+        let state = bindings::TASK_UNINTERRUPTIBLE | bindings::TASK_NOLOAD;
+        while !self.wait_in(state, c_long::MAX, &mut condition) {}
+    }
+
     /// Sleeps until `condition` is true, but no longer than `jiffies`. Returns whether it is.
-    pub(crate) fn wait_for(
+    pub(crate) fn wait_for(&self, jiffies: c_long, condition: impl FnMut() -> bool) -> bool {
+        self.wait_in(bindings::TASK_UNINTERRUPTIBLE, jiffies, condition)
+    }
+
+    fn wait_in(
         &self,
+        state: u32,
         mut jiffies: c_long,
         mut condition: impl FnMut() -> bool,
     ) -> bool {
@@ -77,7 +94,7 @@ impl WaitQueue {
         let entry = Opaque::<wait_queue_entry>::uninit();
         // SAFETY: The entry is valid for writes. It does not move: it is only used by pointer.
         unsafe { bindings::init_wait(entry.get()) };
-        let state = bindings::TASK_UNINTERRUPTIBLE as c_int;
+        let state = state as c_int;
         let met = loop {
             // SAFETY: Head and entry are initialised, and the entry outlives its time in the queue:
             // `finish_wait` below takes it out.

@@ -31,8 +31,11 @@ MODULES=(dm_holey dm_snapshot brd null_blk)
 
 # After a test that passed: everything goes the regular way, and the stores are sound.
 tidy() {
-    local device file module
-    for device in $(dmsetup table | awk '$4 ~ /(snapshot|merge|origin)$/ { sub(":$", "", $1); print $1 }'); do
+    local device file job module
+    # What still serves in the background.
+    for job in $(jobs -p); do kill "$job" 2>/dev/null || true; done
+    wait
+    for device in $(dmsetup table | awk '$4 ~ /(snapshot|merge|origin|writer|copier)$/ { sub(":$", "", $1); print $1 }'); do
         dmsetup remove "$device" || die "$device cannot be removed"
     done
     for file in "$WORK"/*.audit; do

@@ -114,6 +114,7 @@ class Boot:
             *("--console", self.console, "--timeout", str(limits + MARGIN * self.slow)),
             *("--tool", TOP / "target/tests/stamp", "--tool", TOP / "target/debug/dmholey-differential"),
             *("--tool", TOP / "target/tests/record", "--tool", TOP / "target/tests/replay"),
+            *("--tool", TOP / "target/tests/relay", "--tool", TOP / "target/tests/dmholeyd"),
             *("--append", "log_buf_len=4M"),
             *("--env", "LC_ALL=C", "--env", f"SLOW={self.slow}", "--env", "SEED", "--env", "FULL"),
             *("--env", f"VERBOSE={'1' if self.options.verbose else ''}"),
