@@ -73,8 +73,8 @@ lint: ## clippy over userspace and module, shellcheck over the scripts; warnings
 doc: ## build the API documentation; warnings are errors
 	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-install: ## install the command, its pages, and its systemd unit: DESTDIR=, PREFIX= (/usr)
-	@$(CARGO) build --release --locked -p dmholey
+install: ## install the programs, their pages, and their systemd units: DESTDIR=, PREFIX= (/usr)
+	@$(CARGO) build --release --locked -p dmholey -p dmholey-agent
 	@scripts/install "$(DESTDIR)" "$(PREFIX)"
 
 clean: ## remove what was built here (the cache of tools and kernels stays: scripts/setup --prune)

@@ -2,6 +2,7 @@
 
 //! The configuration of a cluster, as each of its nodes has it in a file.
 
+use crate::kernel::Devices;
 use dmholey_cluster::ids::NodeId;
 use rustls::client::WebPkiServerVerifier;
 use rustls::server::WebPkiClientVerifier;
@@ -27,6 +28,9 @@ struct File {
     node: String,
     state: PathBuf,
     volume: Volume,
+    devices: Option<Devices>,
+    /// Fences a copier that is silent.
+    fence: Option<String>,
     #[serde(default = "beat_ms")]
     beat_ms: u64,
     #[serde(default = "patience_ms")]
@@ -86,6 +90,10 @@ pub struct Config {
     pub state: PathBuf,
     /// What is shared.
     pub volume: Volume,
+    /// The devices of this node, if it has any.
+    pub devices: Option<Devices>,
+    /// A command for the shell that fences the node `$DMHOLEY_NODE`.
+    pub fence: Option<String>,
     /// Time between two signs of life.
     pub beat: Duration,
     /// After so much silence somebody is suspected.
@@ -150,6 +158,8 @@ impl Config {
             nodes,
             state: folder.join(file.state),
             volume: file.volume,
+            devices: file.devices,
+            fence: file.fence,
             beat: Duration::from_millis(file.beat_ms),
             patience: Duration::from_millis(file.patience_ms),
             client: Arc::new(client),

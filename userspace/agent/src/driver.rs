@@ -76,6 +76,8 @@ pub enum Report {
     WriterLost(NodeId),
     /// See [`Action::Refused`].
     Refused(Refusal),
+    /// A claim waits for a node that is silent.
+    Awaited(NodeId),
     /// The node has another role.
     Role(RoleName),
 }
@@ -102,6 +104,8 @@ pub struct Status {
     pub members: Vec<(NodeId, Attachment, bool)>,
     /// Those for whom a claim waits.
     pub waiting: NodeSet,
+    /// Whether an overlay is being merged into the volume.
+    pub merging: bool,
 }
 
 /// The ways to a driver.
@@ -157,8 +161,13 @@ pub struct Driver<T> {
     reports: mpsc::UnboundedSender<Report>,
     queues: Queues,
     role: RoleName,
+    /// Since when it is that.
+    since: Instant,
+    /// Those that were reported to keep a claim waiting.
+    awaited: NodeSet,
     started: Instant,
     tick: Duration,
+    patience: Duration,
 }
 
 impl<T: Target> Driver<T> {
@@ -190,8 +199,11 @@ impl<T: Target> Driver<T> {
             reports,
             queues,
             role: RoleName::Idle,
+            since: Instant::now(),
+            awaited: NodeSet::EMPTY,
             started: Instant::now(),
             tick: config.beat / 4,
+            patience: config.patience,
         };
         driver.act(actions)?;
         Ok(driver)
@@ -217,7 +229,10 @@ impl<T: Target> Driver<T> {
                     }
                     None => return Ok(()),
                 },
-                _ = ticks.tick() => self.input(Input::Tick)?,
+                _ = ticks.tick() => {
+                    self.input(Input::Tick)?;
+                    self.report_awaited();
+                }
             }
         }
     }
@@ -229,6 +244,7 @@ impl<T: Target> Driver<T> {
             connected: self.links.keys().copied().collect(),
             members: self.node.members(),
             waiting: self.node.waiting(),
+            merging: self.node.is_merging(),
         }
     }
 
@@ -260,6 +276,10 @@ impl<T: Target> Driver<T> {
 
     /// Takes what else is needed along: one message to each copier asks for all of it.
     fn need(&mut self, (epoch, mut ranges): (Epoch, Vec<Range>)) -> io::Result<()> {
+        // What the target has said before it: that the epoch is drained, say.
+        while let Ok(input) = self.queues.target.try_recv() {
+            self.input(input)?;
+        }
         while ranges.len() < MAX_ITEMS {
             match self.queues.needs.try_recv() {
                 Ok((other, more)) if other == epoch => ranges.extend(more),
@@ -280,10 +300,26 @@ impl<T: Target> Driver<T> {
         self.act(actions)?;
         let role = self.node.role();
         if std::mem::replace(&mut self.role, role) != role {
+            self.since = Instant::now();
+            self.awaited = NodeSet::EMPTY;
             info!(role = ?role, ballot = %self.node.ballot(), "role");
             self.report(Report::Role(role));
         }
         Ok(())
+    }
+
+    /// Reports, once for each claim, the nodes that have been silent for long and that it waits for.
+    fn report_awaited(&mut self) {
+        let connected = self.links.keys().copied().collect();
+        let silent = self.node.waiting().without(connected).without(self.awaited);
+        if self.since.elapsed() < self.patience {
+            return;
+        }
+        for node in silent.iter() {
+            warn!("{node} is silent; the claim waits for it");
+            self.awaited.insert(node);
+            self.report(Report::Awaited(node));
+        }
     }
 
     fn report(&self, report: Report) {

@@ -9,13 +9,17 @@
 //! | [`link`] | the streams to the peers: one at a time with each, opened again when it breaks |
 //! | [`promises`] | what has to be remembered on disk |
 //! | [`driver`] | gives the node what happens, and does what it says |
-//!
-//! The target and the cluster engine are the caller's: [`driver::Target`] and [`driver::Report`].
+//! | [`port`] | what the module's targets are told, and tell |
+//! | [`kernel`] | the target of this node: its devices |
+//! | [`control`] | what commands ask of it |
 
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod control;
 pub mod driver;
 pub mod hello;
+pub mod kernel;
 pub mod link;
+pub mod port;
 pub mod promises;

@@ -166,6 +166,11 @@ impl Node {
         }
     }
 
+    /// Whether a writer's overlay is not in the volume yet.
+    pub fn is_merging(&self) -> bool {
+        matches!(&self.role, Role::Writer(writer) if writer.merging)
+    }
+
     /// A writer's copiers, and whether their views are fixed.
     pub fn members(&self) -> Vec<(NodeId, Attachment, bool)> {
         match &self.role {

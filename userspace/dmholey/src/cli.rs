@@ -2,6 +2,7 @@
 
 //! What can be said on the command line.
 
+use crate::commands::cluster;
 use crate::commands::completions;
 use crate::commands::cow;
 use crate::commands::create;
@@ -53,6 +54,8 @@ pub enum Command {
     Merge(merge::Merge),
     /// Extend the stores of snapshots before they are full
     Monitor(monitor::Monitor),
+    /// Share a volume with other nodes
+    Cluster(cluster::Cluster),
     /// Work with COW images
     #[command(subcommand)]
     Cow(cow::Cow),

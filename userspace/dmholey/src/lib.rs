@@ -9,6 +9,7 @@
 //! | [`dm`] | device-mapper: table lines, status lines, the kernel behind a trait, and the flows |
 //! | [`blockdev`] | what a block device is: numbers, size |
 //! | [`loopdev`] | loop devices over image files |
+//! | [`cluster`] | what the agent of a shared volume is asked, and answers |
 //! | [`monitor`] | extends stores before they are full |
 //! | [`output`], [`progress`], [`exit`], [`signals`], [`units`] | what all of them share |
 
@@ -16,6 +17,7 @@
 
 pub mod blockdev;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod dm;
 pub mod exit;

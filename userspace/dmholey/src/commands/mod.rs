@@ -2,6 +2,7 @@
 
 //! One file per subcommand: its arguments, their validation, the call, the printing.
 
+pub mod cluster;
 pub mod completions;
 pub mod cow;
 pub mod create;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Table(args) => table::run(&args, output),
         Command::Merge(args) => merge::run(&args, output),
         Command::Monitor(args) => monitor::run(&args, output),
+        Command::Cluster(args) => cluster::run(&args, output),
         Command::Cow(args) => cow::run(&args, output),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

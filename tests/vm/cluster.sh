@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash disable=SC2086
+# Three nodes share a volume, each with its agent (dmholeyd), its device of the shared disk and its COW device, on one
+# machine: n1, n2, n3. They speak over the loopback interface, with certificates.
+
+FOLDER=$WORK/cluster
+
+# authority: makes what signs the certificates of the nodes
+authority() {
+    mkdir -p $FOLDER
+    cat >$FOLDER/openssl.cnf <<'END'
+[req]
+distinguished_name = name
+x509_extensions = ca
+[name]
+[ca]
+basicConstraints = critical, CA:TRUE
+END
+    openssl req -config $FOLDER/openssl.cnf -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 30 \
+        -subj "/CN=test authority" -keyout $FOLDER/ca.key -out $FOLDER/ca.pem 2>/dev/null
+}
+
+# certificate NODE
+certificate() {
+    openssl req -config $FOLDER/openssl.cnf -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj "/CN=$1" \
+        -keyout $FOLDER/$1.key -out $FOLDER/$1.csr 2>/dev/null
+    openssl x509 -req -in $FOLDER/$1.csr -CA $FOLDER/ca.pem -CAkey $FOLDER/ca.key -days 30 \
+        -extfile <(echo "subjectAltName = DNS:$1") -out $FOLDER/$1.pem 2>/dev/null
+}
+
+# configure NODE: its file; further lines of it come from the standard input
+configure() {
+    local n
+    {
+        cat <<END
+cluster = "test"
+node = "$1"
+state = "$1"
+beat_ms = 100
+patience_ms = $((1000 * ${SLOW:-1}))
+END
+        cat
+        cat <<END
+[volume]
+chunks = $(($(size disk) / 8))
+chunk_sectors = 8
+[devices]
+name = "$1"
+volume = "$D/$1-disk"
+cow = "$D/$1-cow"
+[tls]
+ca = "ca.pem"
+certificate = "$1.pem"
+key = "$1.key"
+END
+        for n in 1 2 3; do
+            printf '[[nodes]]\nid = %d\nname = "n%d"\naddress = "127.0.0.1:%d"\n' $n $n $((7100 + n))
+        done
+    } >$FOLDER/$1.toml
+}
+
+declare -A agents
+
+# agent NODE: starts its agent
+agent() {
+    dmholeyd cluster --config $FOLDER/$1.toml --socket $FOLDER/$1.sock &
+    agents[$1]=$!
+    eventually 20 asked $1 status
+}
+
+# at NODE COMMAND...: dmholey cluster
+at() { dmholey --quiet cluster --socket $FOLDER/$1.sock --wait 60 "${@:2}"; }
+asked() { at "$@" >/dev/null 2>&1; }
+
+# kill_agent NODE [SIGNAL]
+kill_agent() {
+    kill -${2:-KILL} ${agents[$1]}
+    [ "${2:-KILL}" != KILL ] || wait ${agents[$1]} || true
+}
+
+# is NODE ROLE
+is() { [ "$(dmholey --json cluster --socket $FOLDER/$1.sock status | jq -r .role)" = "$2" ]; }
+fact() { dmholey --json cluster --socket $FOLDER/$1.sock status | jq -r "$2"; }
+
+# fence NODE: it cannot reach the volume any more
+fence() { change $1-disk "0 $(size disk) error"; }
+
+# power_off NODE: nothing of it is left but its disks, and its COW device holds what was made durable
+power_off() {
+    fence $1
+    kill_agent $1
+    dmsetup suspend --noflush $1
+    change $1 "0 $(size disk) error"
+    remove $1
+    ! exists $1-writer || remove $1-writer
+    change $1-disk "0 $(size disk) linear $D/disk 0"
+}
+
+# cluster [SECTORS]: three nodes of which n1 is the writer and the others are copiers; models disk, n2, n3
+cluster() {
+    local node sectors=${1:-16384}
+    load
+    ip link set lo up
+    authority
+    vol disk $sectors
+    fill disk disk 1
+    for node in n1 n2 n3; do
+        dmsetup create $node-disk --table "0 $sectors linear $D/disk 0"
+        cow $node-cow $((sectors * 5 / 4 + 4096))
+        no_audit $node-cow
+        certificate $node
+        configure $node </dev/null
+        agent $node
+    done
+    at n1 takeover
+    at n2 join
+    at n3 join
+    fork_model disk n2 n3
+}
+
+# Copiers keep their views under load and write what is their own; a node that leaves and joins sees what is there then.
+# set: main
+t_copiers() {
+    cluster
+    is n1 writer
+    is n2 copier
+    equal "$(fact n1 '[.peers[].copier] | all')" true
+    scribble n1 disk 2 --ops 100 --max 64
+    check n2 n2
+    scribble n2 n2 3 --ops 100 --max 64
+    scribble n1 disk 4 --ops 100 --max 64
+    check disk disk
+    check n2 n2
+    check n3 n3
+    at n3 recycle
+    fork_model disk n3
+    scribble n1 disk 5 --ops 100 --max 64
+    fill n1 disk 6
+    check n3 n3
+    check n2 n2
+    at n2 leave
+    contains "$(fails dd if=$D/n2 of=/dev/null bs=4096 count=1 iflag=direct)" 'Input/output error'
+    check disk disk
+}
+
+# The writer loses its power; a copier takes its place with all that it has written, the other goes on, and the old
+# one comes back as a copier.
+# limit: 120
+# set: main
+t_takeover() {
+    cluster
+    scribble n1 disk 2 --ops 100 --max 64
+    scribble n2 n2 3 --ops 100 --max 64
+    scribble n3 n3 4 --ops 50 --max 64
+    power_off n1
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock --wait 2 takeover)" 'waits for n1'
+    # As it still claims, this is what it lacks.
+    at n2 evict n1 --fenced
+    eventually 20 is n2 writer
+    scribble n2 n2 5 --ops 100 --max 64
+    eventually 30 is_settled n2
+    check disk n2
+    check n3 n3
+    agent n1
+    at n1 join
+    fork_model n2 n1
+    scribble n2 n2 6 --ops 100 --max 64
+    check n1 n1
+    check n3 n3
+    check disk n2
+}
+
+is_settled() { [ "$(fact $1 .merging)" = false ]; }
+
+# A writer that is stopped for a while, was fenced meanwhile and goes on: nothing of it reaches the volume, and it steps
+# down.
+# limit: 120
+# set: main
+t_zombie() {
+    cluster
+    scribble n1 disk 2 --ops 50 --max 64
+    kill_agent n1 STOP
+    fence n1
+    at n2 takeover --fenced n1
+    eventually 30 is_settled n2
+    scribble n2 n2 3 --ops 50 --max 64
+    kill_agent n1 CONT
+    eventually 20 is n1 idle
+    contains "$(fails stamp fill $D/n1 $WORK/lost.model 4 --from 0 --count 64)" 'Input/output error'
+    check disk n2
+    check n3 n3
+}
+
+# Agents are killed under load and start anew: the devices go on, and so does what they waited for.
+# limit: 120
+# set: main
+t_agents_die() {
+    local node load
+    cluster
+    (for n in 2 3 4 5; do stamp random $D/n1 "$(model disk)" $n --ops 100 --max 64 >/dev/null; done) &
+    load=$!
+    for node in n1 n2 n3 n1; do
+        sleep 0.3
+        kill_agent $node
+        agent $node
+    done
+    wait $load
+    is n1 writer
+    is n2 copier
+    is n3 copier
+    check disk disk
+    check n2 n2
+    check n3 n3
+}
+
+# A copier that is silent is fenced by the command of the configuration, and the writer goes on.
+t_silent_copier() {
+    cluster
+    kill_agent n1 TERM
+    configure n1 <<END
+fence = "dmsetup suspend --noflush n3; dmsetup load n3 --table '0 $(size disk) error'; dmsetup resume n3; echo \$DMHOLEY_NODE >$WORK/fenced"
+END
+    agent n1
+    kill_agent n3
+    scribble n1 disk 2 --ops 50 --max 64
+    equal "$(cat $WORK/fenced)" n3
+    check disk disk
+    check n2 n2
+    equal "$(fact n1 '.peers[] | select(.node == "n3") | .copier')" null
+    agent n3
+    is n3 idle
+    at n3 join
+    fork_model disk n3
+    scribble n1 disk 3 --ops 50 --max 64
+    check n3 n3
+    # A writer whose agent starts anew while a copier is silent: it has to know its copiers, so that one is fenced.
+    kill_agent n3
+    kill_agent n1
+    agent n1
+    eventually 20 is n1 writer
+    scribble n1 disk 4 --ops 50 --max 64
+    check disk disk
+    check n2 n2
+}
+
+# A copier whose COW device is full leaves; the writer and the other copier go on.
+t_full_copier() {
+    cluster
+    at n3 leave
+    change n3-cow "$(linear_table n3-cow 2048)"
+    kill_agent n3
+    agent n3
+    at n3 join
+    fill n1 disk 2
+    eventually 20 is n3 idle
+    check disk disk
+    check n2 n2
+}
+
+# The new writer loses its power during the merge: it, or a copier, takes up where it was.
+# limit: 120
+t_half_merged() {
+    cluster
+    scribble n2 n2 2 --ops 200 --max 64
+    scribble n1 disk 3 --ops 50 --max 64
+    power_off n1
+    # One per cent of the time: the merge takes a while.
+    echo 1 >/sys/module/dm_holey/parameters/snapshot_copy_throttle
+    at n2 takeover --fenced n1
+    equal "$(fact n2 .merging)" true
+    stamp random $D/n2 "$(model n2)" 4 --ops 20 --max 16 --dsync
+    equal "$(fact n2 .merging)" true
+    power_off n2
+    agent n2
+    echo 100 >/sys/module/dm_holey/parameters/snapshot_copy_throttle
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock takeover --fenced n1 --half-merged n3)" 'node 3 has merged a part'
+    at n2 takeover --fenced n1 --half-merged n2
+    eventually 30 is_settled n2
+    check disk n2
+    check n3 n3
+}
+
+# What is asked in vain is answered.
+t_refusals() {
+    cluster
+    contains "$(fails dmholey cluster --socket $FOLDER/n1.sock join)" 'has a role already'
+    contains "$(fails dmholey cluster --socket $FOLDER/n1.sock takeover)" 'has another role already'
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock demote)" 'does not have the role'
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock evict n9 --fenced)" 'there is no node n9'
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock evict n1)" '--fenced'
+    contains "$(fails dmholey cluster --socket $FOLDER/none.sock status)" 'is dmholeyd cluster running'
+    at n1 demote
+    is n1 idle
+    at n2 takeover
+    eventually 30 is_settled n2
+    check disk n2
+    check n3 n3
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! `dmholeyd`: what runs in the background.
+
+#![forbid(unsafe_code)]
+
+use anyhow::Context;
+use clap::Args;
+use clap::CommandFactory;
+use clap::Parser;
+use clap::Subcommand;
+use clap_complete::Shell;
+use dmholey_agent::config::Config;
+use dmholey_agent::control::Control;
+use dmholey_agent::driver::queues;
+use dmholey_agent::driver::Driver;
+use dmholey_agent::kernel;
+use dmholey_agent::link;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::signal;
+use tokio::signal::unix::SignalKind;
+use tokio::sync::mpsc;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Services of dmholey.
+#[derive(Debug, Parser)]
+#[command(name = "dmholeyd", version, disable_help_subcommand = true)]
+struct Cli {
+    /// Log as JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log warnings and errors only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Service,
+}
+
+/// The services.
+#[derive(Debug, Subcommand)]
+enum Service {
+    /// Share a volume with other nodes
+    Cluster(Cluster),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man {
+        /// Existing folder that gets one page for each service
+        dir: PathBuf,
+    },
+    /// Print a completion script for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Share a volume with other nodes
+///
+/// Runs the protocol of the cluster that the configuration describes. What this node is to be is told by
+/// dmholey cluster. When it ends the devices stay as they are: reads go on, and so do writes that need no copier.
+#[derive(Debug, Args)]
+struct Cluster {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/dmholey/cluster.toml")]
+    config: PathBuf,
+    /// Where to listen for commands
+    #[arg(long, value_name = "PATH", default_value = "/run/dmholey/cluster.sock")]
+    socket: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = if cli.quiet {
+        LevelFilter::WARN
+    } else {
+        LevelFilter::INFO
+    };
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    if cli.json {
+        log.json().init();
+    } else {
+        log.with_ansi(false).init();
+    }
+    let done = match &cli.command {
+        Service::Cluster(args) => cluster(args),
+        Service::Man { dir } => clap_mangen::generate_to(Cli::command(), dir)
+            .with_context(|| format!("cannot write manual pages to {}", dir.display())),
+        Service::Completions { shell } => {
+            let out = &mut std::io::stdout();
+            clap_complete::generate(*shell, &mut Cli::command(), "dmholeyd", out);
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn cluster(args: &Cluster) -> anyhow::Result<()> {
+    let config = Arc::new(Config::read(&args.config)?);
+    let devices = config.devices.clone().with_context(|| {
+        let path = args.config.display();
+        format!("{path}: [devices] is missing")
+    })?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let address = config
+        .nodes
+        .get(&config.me)
+        .map(|peer| peer.address.clone());
+    let address = address.unwrap_or_default();
+    let listener = TcpListener::bind(&address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    let (inlets, queues) = queues();
+    let (reports, reported) = mpsc::unbounded_channel();
+    let (before, target) = kernel::start(&config, &devices, &inlets)?;
+    let driver = Driver::new(&config, before, target.clone(), queues, reports)?;
+    link::start(&config, listener, &inlets.events);
+    let device = dmholey::dm::node::path(&devices.name).display().to_string();
+    let control = Control::new(config, inlets, target, device, reported);
+    control
+        .serve(&args.socket)
+        .with_context(|| format!("cannot listen on {}", args.socket.display()))?;
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tokio::select! {
+        ended = driver.run() => ended.context("the agent cannot go on"),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The agent on its host: what the commands ask of it, and what it does when a node is silent.
+//!
+//! Commands come over a socket that only its owner may use; see [`dmholey::cluster`].
+
+use crate::config::Config;
+use crate::driver::Command;
+use crate::driver::Inlets;
+use crate::driver::Report;
+use crate::driver::Status;
+use crate::kernel::Handle;
+use dmholey::cluster::Peer;
+use dmholey::cluster::Reply;
+use dmholey::cluster::Request;
+use dmholey_cluster::event::Input;
+use dmholey_cluster::event::RoleName;
+use dmholey_cluster::ids::Attachment;
+use dmholey_cluster::ids::NodeId;
+use dmholey_cluster::ids::NodeSet;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncBufReadExt;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
+use tokio::net::UnixListener;
+use tokio::net::UnixStream;
+use tokio::process;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::error;
+use tracing::info;
+use tracing::warn;
+
+/// The longest request.
+const MOST_BYTES: u64 = 1 << 16;
+/// How long a request may take to arrive.
+const ARRIVAL: Duration = Duration::from_secs(10);
+
+/// What the node has said last.
+#[derive(Clone, Debug)]
+pub struct News {
+    role: RoleName,
+    /// How often something was refused, and the last reason.
+    refusals: u64,
+    refusal: Option<String>,
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self {
+            role: RoleName::Idle,
+            refusals: 0,
+            refusal: None,
+        }
+    }
+}
+
+/// What commands are given.
+#[derive(Debug)]
+pub struct Control {
+    config: Arc<Config>,
+    inlets: Inlets,
+    target: Handle,
+    device: String,
+    news: watch::Receiver<News>,
+}
+
+type Outcome<T> = Result<T, String>;
+
+impl Control {
+    /// The control of an agent whose driver reports to `reports`.
+    pub fn new(
+        config: Arc<Config>,
+        inlets: Inlets,
+        target: Handle,
+        device: String,
+        reports: mpsc::UnboundedReceiver<Report>,
+    ) -> Arc<Self> {
+        let (told, news) = watch::channel(News::default());
+        tokio::spawn(listen(config.clone(), inlets.clone(), reports, told));
+        Arc::new(Self {
+            config,
+            inlets,
+            target,
+            device,
+            news,
+        })
+    }
+
+    /// Serves commands at a socket, which is made anew.
+    pub fn serve(self: &Arc<Self>, path: &Path) -> io::Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
+        let control = self.clone();
+        tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        tokio::spawn(control.clone().answer(stream));
+                    }
+                    Err(error) => {
+                        warn!("cannot accept a command: {error}");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn answer(self: Arc<Self>, stream: UnixStream) {
+        let (from, mut to) = stream.into_split();
+        let mut line = String::new();
+        let mut from = BufReader::new(from.take(MOST_BYTES));
+        if !matches!(timeout(ARRIVAL, from.read_line(&mut line)).await, Ok(Ok(_))) {
+            return;
+        }
+        let done = match serde_json::from_str(&line) {
+            Ok(request) => self.handle(request).await,
+            Err(error) => Err(format!("a request is not to be understood: {error}")),
+        };
+        let reply = done.map_or_else(Reply::Failed, Reply::Done);
+        if let Ok(text) = serde_json::to_vec(&reply) {
+            // Whoever asked may not wait any more.
+            let _ = to.write_all(&text).await;
+        }
+    }
+
+    async fn handle(&self, request: Request) -> Outcome<dmholey::cluster::Status> {
+        match request {
+            Request::Status => {}
+            Request::Join { wait } => self.join(wait).await?,
+            Request::Leave { wait } => self.leave(wait).await?,
+            Request::Recycle { wait } => {
+                self.leave(wait).await?;
+                self.join(wait).await?;
+            }
+            Request::Takeover {
+                fenced,
+                half_merged,
+                wait,
+            } => {
+                let fenced = fenced.iter().map(|name| self.node(name));
+                let fenced: NodeSet = fenced.collect::<Outcome<_>>()?;
+                let half_merged = half_merged.map(|name| self.node(&name)).transpose()?;
+                self.target
+                    .set_half_merged(half_merged == Some(self.config.me));
+                let claim = Input::Claim {
+                    fenced,
+                    half_merged,
+                };
+                self.become_role(claim, RoleName::Writer, wait).await?;
+            }
+            Request::Demote { wait } => {
+                self.become_role(Input::Demote, RoleName::Idle, wait)
+                    .await?;
+            }
+            Request::Evict { node } => {
+                let node = self.node(&node)?;
+                let status = self.ask().await?;
+                let member = status.members.iter().find(|(id, ..)| *id == node);
+                let attachment = member.map(|&(_, attachment, _)| attachment);
+                self.send(Input::Fenced(node, attachment)).await?;
+            }
+        }
+        Ok(self.describe(&self.ask().await?))
+    }
+
+    async fn join(&self, wait: u64) -> Outcome<()> {
+        if self.ask().await?.role != RoleName::Idle {
+            return Err("this node has a role already; end that first".to_owned());
+        }
+        let mut number = [0; 8];
+        rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| format!("no random numbers: {error}"))?;
+        let attachment = Attachment(u64::from_ne_bytes(number));
+        self.target.prepare(attachment).await?;
+        self.become_role(Input::Attach(attachment), RoleName::Copier, wait)
+            .await
+    }
+
+    async fn leave(&self, wait: u64) -> Outcome<()> {
+        self.become_role(Input::Detach, RoleName::Idle, wait).await
+    }
+
+    /// Waits until the node is what it was asked to be, or says why not.
+    async fn become_role(&self, input: Input, role: RoleName, wait: u64) -> Outcome<()> {
+        let mut news = self.news.clone();
+        let before = news.borrow_and_update().refusals;
+        self.send(input).await?;
+        // Whatever it has said before it took that is behind us now.
+        self.ask().await?;
+        let reached = news.wait_for(|news| news.role == role || news.refusals != before);
+        let reached = async { reached.await.map(|news| news.clone()) };
+        let reached = timeout(Duration::from_secs(wait), reached).await;
+        let Ok(reached) = reached else {
+            let status = self.ask().await?;
+            let names: Vec<&str> = status.waiting.iter().map(|node| self.name(node)).collect();
+            let waiting = match names[..] {
+                [] => String::new(),
+                _ => format!(", and waits for {}", names.join(", ")),
+            };
+            return Err(format!(
+                "after {wait} s it is still {}{waiting}; it goes on",
+                role_name(status.role)
+            ));
+        };
+        let news = reached.map_err(|_| "the agent ends".to_owned())?;
+        match &news.refusal {
+            Some(refusal) if news.refusals != before => Err(refusal.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(&self, input: Input) -> Outcome<()> {
+        let sent = self.inlets.engine.send(Command::Input(input)).await;
+        sent.map_err(|_| "the agent ends".to_owned())
+    }
+
+    async fn ask(&self) -> Outcome<Status> {
+        let (answer, status) = oneshot::channel();
+        let sent = self.inlets.engine.send(Command::Status(answer)).await;
+        let gone = "the agent ends".to_owned();
+        match sent {
+            Ok(()) => status.await.map_err(|_| gone),
+            Err(_) => Err(gone),
+        }
+    }
+
+    fn node(&self, name: &str) -> Outcome<NodeId> {
+        let mut nodes = self.config.nodes.values();
+        nodes
+            .find(|peer| peer.name == name)
+            .map(|peer| peer.id)
+            .ok_or_else(|| format!("there is no node {name} in the configuration"))
+    }
+
+    fn name(&self, node: NodeId) -> &str {
+        self.config.nodes.get(&node).map_or("?", |peer| &peer.name)
+    }
+
+    fn describe(&self, status: &Status) -> dmholey::cluster::Status {
+        let news = self.news.borrow().clone();
+        let peers = self.config.peers().map(|peer| Peer {
+            node: peer.name.clone(),
+            connected: status.connected.contains(peer.id),
+            copier: status
+                .members
+                .iter()
+                .find(|(id, ..)| *id == peer.id)
+                .map(|&(_, _, joined)| joined),
+            awaited: status.waiting.contains(peer.id),
+        });
+        dmholey::cluster::Status {
+            cluster: self.config.cluster.clone(),
+            node: self.name(self.config.me).to_owned(),
+            role: role_name(status.role).to_owned(),
+            ballot: status.ballot.to_string(),
+            merging: status.merging,
+            peers: peers.collect(),
+            device: self.device.clone(),
+            refusal: news.refusal,
+        }
+    }
+}
+
+const fn role_name(role: RoleName) -> &'static str {
+    match role {
+        RoleName::Idle => "idle",
+        RoleName::Joining => "joining",
+        RoleName::Copier => "copier",
+        RoleName::Claiming => "claiming",
+        RoleName::Writer => "writer",
+        RoleName::Demoting => "demoting",
+    }
+}
+
+/// Remembers what the driver reports, and has silent copiers fenced if there is a command for that.
+async fn listen(
+    config: Arc<Config>,
+    inlets: Inlets,
+    mut reports: mpsc::UnboundedReceiver<Report>,
+    told: watch::Sender<News>,
+) {
+    while let Some(report) = reports.recv().await {
+        match report {
+            Report::Role(role) => {
+                told.send_modify(|news| news.role = role);
+            }
+            Report::Refused(refusal) => {
+                told.send_modify(|news| {
+                    news.refusals += 1;
+                    news.refusal = Some(refusal.to_string());
+                });
+            }
+            Report::Suspect(node, attachment) => {
+                begin_fencing(&config, node, Some(attachment), &inlets);
+            }
+            Report::Awaited(node) => begin_fencing(&config, node, None, &inlets),
+            // Who is to be the writer then is for the engine to say.
+            Report::WriterLost(_) => {}
+        }
+    }
+}
+
+/// Has a node fenced, if there is a command for that.
+fn begin_fencing(config: &Config, node: NodeId, attachment: Option<Attachment>, inlets: &Inlets) {
+    if let Some(command) = config.fence.clone() {
+        let name = config.nodes.get(&node).map(|peer| peer.name.clone());
+        let fenced = Input::Fenced(node, attachment);
+        tokio::spawn(fence(
+            command,
+            name.unwrap_or_default(),
+            fenced,
+            inlets.clone(),
+        ));
+    }
+}
+
+/// Runs the command. Its exit status tells whether the node is fenced.
+async fn fence(command: String, name: String, fenced: Input, inlets: Inlets) {
+    info!("{name} is being fenced");
+    let mut shell = process::Command::new("/bin/sh");
+    shell.args(["-c", &command]).env("DMHOLEY_NODE", &name);
+    match shell.status().await {
+        Ok(status) if status.success() => {
+            info!("{name} is fenced");
+            if inlets.engine.send(Command::Input(fenced)).await.is_err() {
+                info!("the agent ends");
+            }
+        }
+        Ok(status) => error!("{name} could not be fenced: {status}; writes wait for it"),
+        Err(error) => error!("{command}: {error}; writes wait for {name}"),
+    }
+}

@@ -1,0 +1,679 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The target of a node in its kernel.
+//!
+//! Applications use one device, whose table is what the node is at the time:
+//!
+//! | node | table |
+//! | --- | --- |
+//! | nothing | `error` |
+//! | copier | `holey-copier`, over the volume and the COW device |
+//! | writer, merging | `holey-merge`, over the same; and a second device, `NAME-writer`, with `holey-writer` |
+//! | writer | `holey-writer` |
+//!
+//! Tables are exchanged while the device is open. Reads and writes wait meanwhile, and fail when the node is nothing.
+//!
+//! What it is told is done by a thread of its own, in order: device-mapper's calls wait for I/O.
+
+use crate::config::Config;
+use crate::driver::Inlets;
+use crate::driver::Order;
+use crate::driver::Target;
+use crate::port::Port;
+use crate::promises::Promises;
+use dmholey::blockdev::BlockDev;
+use dmholey::dm;
+use dmholey::dm::ioctl::Dm;
+use dmholey::dm::node::DevMapper;
+use dmholey::dm::status::State;
+use dmholey::dm::DevNum;
+use dmholey::dm::Kernel as _;
+use dmholey::dm::Line;
+use dmholey::dm::Nodes;
+use dmholey_cluster::event::Before;
+use dmholey_cluster::event::Input;
+use dmholey_cluster::ids::Attachment;
+use dmholey_cluster::ids::Ballot;
+use dmholey_cluster::ids::Epoch;
+use dmholey_cluster::ids::Range;
+use dmholey_cluster::ids::Seq;
+use holey_core::agent::Event;
+use holey_core::agent::Role;
+use holey_core::format::ChunkSize;
+use holey_core::stable;
+use serde::Deserialize;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::io;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+use tracing::error;
+use tracing::info;
+use tracing::warn;
+
+/// How often a merge, or whether an overlay is still valid, is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// How soon the target is told again what it had no room for.
+const RETRY: Duration = Duration::from_millis(5);
+/// Where a copier's attachment is remembered.
+const ATTACHED: &str = "attached.toml";
+/// Tells whether the machine has started anew.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The devices of a node, as its configuration names them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Devices {
+    /// The name of the device for applications, in /dev/mapper.
+    pub name: String,
+    /// The shared volume.
+    pub volume: PathBuf,
+    /// The COW device of this node.
+    pub cow: PathBuf,
+}
+
+/// What happens to a target.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The kernel does not do it.
+    #[error(transparent)]
+    Dm(#[from] dm::Error),
+    /// A file or the module's device.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The volume, or what the configuration says of it.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+type Result<T> = std::result::Result<T, TargetError>;
+
+/// What the thread is to do.
+enum Job {
+    Order(Order),
+    /// Make a target for an attachment, and say whether that could be done.
+    Prepare(
+        Attachment,
+        tokio::sync::oneshot::Sender<std::result::Result<(), String>>,
+    ),
+    /// Whether this node has merged a part of its overlay when it claims.
+    HalfMerged(bool),
+    Fenced,
+}
+
+/// The way to the thread that has the target. When it is dropped the thread ends, and the target stays.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Target for Handle {
+    fn act(&mut self, order: Order) {
+        self.give(Job::Order(order));
+    }
+}
+
+impl Handle {
+    /// Makes a target for an attachment; it serves when it is told to.
+    pub async fn prepare(&self, attachment: Attachment) -> std::result::Result<(), String> {
+        let (done, answer) = tokio::sync::oneshot::channel();
+        self.give(Job::Prepare(attachment, done));
+        let gone = |_| "the thread for the target has ended".to_owned();
+        answer.await.map_err(gone)?
+    }
+
+    /// Says, before a claim, whether this node has merged a part of its overlay.
+    pub fn set_half_merged(&self, half_merged: bool) {
+        self.give(Job::HalfMerged(half_merged));
+    }
+
+    fn give(&self, job: Job) {
+        if self.jobs.send(job).is_err() {
+            error!("the thread for the target has ended");
+        }
+    }
+}
+
+/// Requests under way in the kernel.
+#[derive(Debug, Default)]
+struct Keeps {
+    next: u64,
+    open: HashMap<u64, (Ballot, Seq)>,
+}
+
+/// The thread's own.
+struct Worker {
+    dm: Dm,
+    name: String,
+    helper: String,
+    volume: DevNum,
+    cow: DevNum,
+    chunk: ChunkSize,
+    sectors: u64,
+    state: PathBuf,
+    inlets: Inlets,
+    jobs: mpsc::Sender<Job>,
+    port: Option<Port>,
+    /// Orders that the target has had no room for.
+    backlog: VecDeque<holey_core::agent::Order>,
+    keeps: Arc<Mutex<Keeps>>,
+    attachment: Option<Attachment>,
+    ballot: Ballot,
+    half_merged: bool,
+    merging: bool,
+}
+
+/// Looks what the target is, and starts the thread for it.
+pub fn start(config: &Config, devices: &Devices, inlets: &Inlets) -> Result<(Before, Handle)> {
+    let (jobs, queue) = mpsc::channel();
+    let mut worker = Worker::new(config, devices, inlets.clone(), jobs.clone())?;
+    let before = worker.before(Promises::open(&config.state)?.memory().won)?;
+    info!(?before, device = worker.name, "target");
+    thread::Builder::new()
+        .name("dmholey-target".to_owned())
+        .spawn(move || worker.run(&queue))?;
+    Ok((before, Handle { jobs }))
+}
+
+/// What is remembered of a copier that serves.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Attached {
+    boot: String,
+    attachment: Attachment,
+    ballot: Ballot,
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}
+
+impl Attached {
+    fn read(folder: &Path) -> io::Result<Option<Self>> {
+        let path = folder.join(ATTACHED);
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text?,
+        };
+        let attached: Self = toml::from_str(&text)
+            .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+        Ok((attached.boot == boot_id()?).then_some(attached))
+    }
+
+    /// It need not outlive a restart of the machine.
+    fn write(&self, folder: &Path) -> io::Result<()> {
+        let text = toml::to_string(self).map_err(io::Error::other)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(folder.join(ATTACHED))?;
+        Ok(())
+    }
+}
+
+impl Worker {
+    fn new(
+        config: &Config,
+        devices: &Devices,
+        inlets: Inlets,
+        jobs: mpsc::Sender<Job>,
+    ) -> Result<Self> {
+        let wrong = |error: anyhow::Error| TargetError::Wrong(format!("{error:#}"));
+        let (volume, _) = BlockDev::open(&devices.volume).map_err(wrong)?;
+        let (cow, _) = BlockDev::open(&devices.cow).map_err(wrong)?;
+        let chunk = ChunkSize::new(config.volume.chunk_sectors)
+            .map_err(|error| TargetError::Wrong(error.to_string()))?;
+        let sectors = config.volume.chunks.saturating_mul(chunk.sectors().into());
+        if sectors > volume.sectors {
+            let path = devices.volume.display();
+            return Err(TargetError::Wrong(format!(
+                "{path} has {} sectors, which are fewer than the {} chunks of [volume]",
+                volume.sectors, config.volume.chunks
+            )));
+        }
+        Ok(Self {
+            dm: Dm::open()?,
+            name: devices.name.clone(),
+            helper: format!("{}-writer", devices.name),
+            volume: volume.number,
+            cow: cow.number,
+            chunk,
+            sectors,
+            state: config.state.clone(),
+            inlets,
+            jobs,
+            port: None,
+            backlog: VecDeque::new(),
+            keeps: Arc::default(),
+            attachment: None,
+            ballot: Ballot::default(),
+            half_merged: false,
+            merging: false,
+        })
+    }
+
+    fn line(&self, target: &str, params: String) -> Line {
+        Line {
+            start: 0,
+            len: self.sectors,
+            target: target.to_owned(),
+            params,
+        }
+    }
+
+    fn error_line(&self) -> Line {
+        self.line("error", String::new())
+    }
+
+    fn writer_line(&self) -> Line {
+        self.line(
+            "holey-writer",
+            format!("{} {}", self.volume, self.chunk.sectors()),
+        )
+    }
+
+    fn overlay_line(&self, target: &str) -> Line {
+        let (volume, cow, chunk) = (self.volume, self.cow, self.chunk.sectors());
+        self.line(target, format!("{volume} {cow} P {chunk}"))
+    }
+
+    /// The target type of a device; `None` if there is no such device.
+    fn target_of(&self, name: &str) -> Result<Option<String>> {
+        match self.dm.table(name) {
+            Err(dm::Error::NoDevice(_)) => Ok(None),
+            lines => Ok(Some(
+                lines?
+                    .first()
+                    .map_or_else(String::new, |line| line.target.clone()),
+            )),
+        }
+    }
+
+    fn status_of(&self, name: &str) -> Result<String> {
+        let lines = self.dm.status(name)?;
+        Ok(lines
+            .first()
+            .map_or_else(String::new, |line| line.params.clone()))
+    }
+
+    /// What the target is. What cannot go on is ended.
+    fn before(&mut self, won: Ballot) -> Result<Before> {
+        let epoch = |status: String| {
+            let word = status.split(' ').next().and_then(|word| word.parse().ok());
+            Epoch(word.unwrap_or_default())
+        };
+        match self.target_of(&self.name)?.as_deref() {
+            None => {
+                let number = self.dm.create(&self.name)?;
+                self.dm.load(&self.name, &self.error_line())?;
+                self.dm.resume(&self.name)?;
+                DevMapper.add(&self.name, number)?;
+                Ok(Before::Nothing)
+            }
+            Some("holey-copier") => {
+                let valid = self.is_valid()?;
+                match Attached::read(&self.state)?.filter(|_| valid) {
+                    Some(attached) => {
+                        self.attachment = Some(attached.attachment);
+                        self.ballot = attached.ballot;
+                        self.open_as_copier()?;
+                        Ok(Before::Copier(attached.attachment, attached.ballot))
+                    }
+                    None => self.end().map(|()| Before::Nothing),
+                }
+            }
+            Some("holey-writer") => {
+                self.ballot = won;
+                Ok(Before::Writer(
+                    won,
+                    epoch(self.status_of(&self.name)?),
+                    false,
+                ))
+            }
+            Some("holey-merge") if self.target_of(&self.helper)?.is_some() => {
+                self.ballot = won;
+                Ok(Before::Writer(
+                    won,
+                    epoch(self.status_of(&self.helper)?),
+                    true,
+                ))
+            }
+            Some("error" | "" | "holey-merge") => self.end().map(|()| Before::Nothing),
+            Some(other) => Err(TargetError::Wrong(format!(
+                "{} is a {other}, not a device of this agent's; choose another name in [devices]",
+                self.name
+            ))),
+        }
+    }
+
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        let mut looked = Instant::now();
+        loop {
+            let patience = if self.backlog.is_empty() { LOOK } else { RETRY };
+            match queue.recv_timeout(patience) {
+                Ok(job) => self.act(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.pass_on();
+            if looked.elapsed() >= LOOK {
+                self.look();
+                looked = Instant::now();
+            }
+        }
+    }
+
+    fn act(&mut self, job: Job) {
+        match job {
+            Job::Order(Order::Keep(ballot, requests)) => self.keep(ballot, &requests),
+            Job::Order(Order::Stable(epoch, ranges)) => {
+                let number = epoch.0;
+                let orders = ranges.iter().map(|range| holey_core::agent::Order::Stable {
+                    epoch: number,
+                    range: to_kernel(*range),
+                });
+                self.tell(orders);
+            }
+            Job::Order(Order::Epoch(epoch)) => self.begin_epoch(epoch),
+            Job::Order(Order::Promote(ballot, epoch)) => {
+                self.ballot = ballot;
+                if let Err(error) = self.promote(epoch) {
+                    error!("{} cannot become the writer's: {error}", self.name);
+                    self.demote();
+                }
+            }
+            Job::Order(Order::Demote) => self.demote(),
+            Job::Order(Order::Serve(ballot)) => self.serve(ballot),
+            Job::Order(Order::Detach) => self.detach(),
+            Job::Prepare(attachment, done) => {
+                let prepared = self.dm.load(&self.name, &self.overlay_line("holey-copier"));
+                if prepared.is_ok() {
+                    self.attachment = Some(attachment);
+                }
+                // Whoever asked may not wait any more.
+                let _ = done.send(prepared.map_err(|error| error.to_string()));
+            }
+            Job::HalfMerged(half_merged) => self.half_merged = half_merged,
+            Job::Fenced => {
+                warn!("the volume takes no writes from this node");
+                self.demote();
+            }
+        }
+    }
+
+    fn say(&self, input: Input) {
+        if self.inlets.target.blocking_send(input).is_err() {
+            info!("the agent ends");
+        }
+    }
+
+    /// Tells the target, after all that it was told before and has not had room for.
+    fn tell(&mut self, orders: impl Iterator<Item = holey_core::agent::Order>) {
+        self.backlog.extend(orders);
+        self.pass_on();
+    }
+
+    fn pass_on(&mut self) {
+        match &self.port {
+            Some(port) => {
+                if let Err(error) = port.tell(&mut self.backlog) {
+                    error!("the target does not take an order: {error}");
+                    self.backlog.clear();
+                }
+            }
+            // Nobody waits for what it was to do.
+            None => self.backlog.clear(),
+        }
+    }
+
+    /// Closes the device for agents.
+    fn close(&mut self) {
+        self.port = None;
+        self.backlog.clear();
+    }
+
+    fn keep(&mut self, ballot: Ballot, requests: &[(Seq, Range)]) {
+        let mut orders = Vec::with_capacity(requests.len());
+        let mut keeps = self.keeps.lock().unwrap_or_else(PoisonError::into_inner);
+        for &(seq, range) in requests {
+            let number = keeps.next;
+            keeps.next += 1;
+            keeps.open.insert(number, (ballot, seq));
+            let range = to_kernel(range);
+            orders.push(holey_core::agent::Order::Keep { number, range });
+        }
+        drop(keeps);
+        self.tell(orders.into_iter());
+    }
+
+    fn begin_epoch(&mut self, epoch: Epoch) {
+        self.tell([holey_core::agent::Order::Epoch { epoch: epoch.0 }].into_iter());
+    }
+
+    fn open_as_copier(&mut self) -> Result<()> {
+        self.keeps = Arc::default();
+        let (keeps, inlets) = (self.keeps.clone(), self.inlets.clone());
+        let port = Port::open(Role::Copier, self.volume, self.chunk, move |events| {
+            let mut by_ballot: HashMap<Ballot, Vec<Seq>> = HashMap::new();
+            let mut keeps = keeps.lock().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                if let Event::Kept { number } = event {
+                    if let Some((ballot, seq)) = keeps.open.remove(number) {
+                        by_ballot.entry(ballot).or_default().push(seq);
+                    }
+                }
+            }
+            drop(keeps);
+            for (ballot, seqs) in by_ballot {
+                // The agent may be about to end.
+                let _ = inlets.target.blocking_send(Input::Kept(ballot, seqs));
+            }
+        });
+        self.port = Some(port?);
+        Ok(())
+    }
+
+    fn open_as_writer(&mut self) -> Result<()> {
+        let (inlets, jobs) = (self.inlets.clone(), self.jobs.clone());
+        let port = Port::open(Role::Writer, self.volume, self.chunk, move |events| {
+            let mut needs: Vec<(Epoch, Vec<Range>)> = Vec::new();
+            for event in events {
+                // The agent may be about to end: then nobody takes it.
+                match *event {
+                    Event::Need { epoch, range } => match needs.last_mut() {
+                        Some((last, ranges)) if last.0 == epoch => ranges.push(from_kernel(range)),
+                        _ => needs.push((Epoch(epoch), vec![from_kernel(range)])),
+                    },
+                    Event::Drained { epoch } => {
+                        let _ = inlets.target.blocking_send(Input::Drained(Epoch(epoch)));
+                    }
+                    Event::Fenced { .. } => {
+                        let _ = jobs.send(Job::Fenced);
+                    }
+                    Event::Kept { .. } => {}
+                }
+            }
+            for need in needs {
+                let _ = inlets.needs.blocking_send(need);
+            }
+        });
+        self.port = Some(port?);
+        Ok(())
+    }
+
+    /// The view is fixed.
+    fn serve(&mut self, ballot: Ballot) {
+        self.ballot = ballot;
+        let served = self.start_serving(ballot);
+        if let Err(error) = served {
+            error!("{} cannot serve: {error}", self.name);
+            self.detach();
+        }
+    }
+
+    fn start_serving(&mut self, ballot: Ballot) -> Result<()> {
+        let Some(attachment) = self.attachment else {
+            return Err(TargetError::Wrong("nothing was prepared".to_owned()));
+        };
+        let attached = Attached {
+            boot: boot_id()?,
+            attachment,
+            ballot,
+        };
+        attached.write(&self.state)?;
+        self.dm.wake(&self.name)?;
+        self.open_as_copier()
+    }
+
+    /// Nothing is read through the target from here on.
+    fn end(&mut self) -> Result<()> {
+        self.close();
+        self.merging = false;
+        self.dm.suspend(&self.name, true)?;
+        self.dm.reload(&self.name, &[self.error_line()])?;
+        if self.target_of(&self.helper)?.is_some() {
+            self.dm.remove(&self.helper, false)?;
+            DevMapper.remove(&self.helper)?;
+        }
+        Ok(())
+    }
+
+    /// As long as the kernel does not do it, nobody is told that it is done.
+    fn end_for_sure(&mut self) {
+        while let Err(error) = self.end() {
+            error!(
+                "{} cannot be ended, which is tried again: {error}",
+                self.name
+            );
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn detach(&mut self) {
+        self.end_for_sure();
+        if let Some(attachment) = self.attachment.take() {
+            self.say(Input::Detached(attachment));
+        }
+    }
+
+    fn demote(&mut self) {
+        self.end_for_sure();
+        self.attachment = None;
+        self.say(Input::Demoted(self.ballot));
+    }
+
+    fn promote(&mut self, epoch: Epoch) -> Result<()> {
+        let target = self.target_of(&self.name)?.unwrap_or_default();
+        let half_merged = std::mem::take(&mut self.half_merged);
+        // A copier keeps nothing any more for an older writer.
+        self.close();
+        self.attachment = None;
+        match target.as_str() {
+            "holey-writer" => {
+                self.open_as_writer()?;
+                self.begin_epoch(epoch);
+            }
+            "holey-merge" => {
+                self.open_as_writer()?;
+                self.begin_epoch(epoch);
+                self.merging = true;
+            }
+            "holey-copier" => self.merge(epoch)?,
+            _ if half_merged => self.merge(epoch)?,
+            _ => {
+                self.dm.reload(&self.name, &[self.writer_line()])?;
+                self.open_as_writer()?;
+                self.begin_epoch(epoch);
+            }
+        }
+        Ok(())
+    }
+
+    /// The overlay becomes part of the volume. A copier's list is written when the new table is put to use.
+    fn merge(&mut self, epoch: Epoch) -> Result<()> {
+        if self.target_of(&self.helper)?.is_none() {
+            let number = self.dm.create(&self.helper)?;
+            self.dm.load(&self.helper, &self.writer_line())?;
+            self.dm.resume(&self.helper)?;
+            DevMapper.add(&self.helper, number)?;
+        }
+        self.open_as_writer()?;
+        self.begin_epoch(epoch);
+        self.dm
+            .reload(&self.name, &[self.overlay_line("holey-merge")])?;
+        self.merging = true;
+        Ok(())
+    }
+
+    /// Sees whether something has come to its end.
+    fn look(&mut self) {
+        let looked = if self.merging {
+            self.look_at_merge()
+        } else if self.attachment.is_some() && self.port.is_some() {
+            self.is_valid().map(|valid| {
+                if !valid {
+                    error!("the overlay is lost: its COW device is full, or has failed");
+                    self.detach();
+                }
+            })
+        } else {
+            Ok(())
+        };
+        if let Err(error) = looked {
+            error!("{}: {error}", self.name);
+        }
+    }
+
+    fn is_valid(&self) -> Result<bool> {
+        Ok(!matches!(
+            State::parse(&self.status_of(&self.name)?),
+            Some(State::Invalid)
+        ))
+    }
+
+    fn look_at_merge(&mut self) -> Result<()> {
+        let status = self.status_of(&self.name)?;
+        match State::parse(&status) {
+            Some(state) if state.is_merged() => {}
+            Some(State::MergeFailed) => {
+                warn!("the merge has failed, and is tried again");
+                self.dm.suspend(&self.name, true)?;
+                return Ok(self.dm.wake(&self.name)?);
+            }
+            _ => return Ok(()),
+        }
+        // Writes that wait for copiers go back meanwhile: this thread is the one who would let them through.
+        self.dm.suspend(&self.name, true)?;
+        self.dm.reload(&self.name, &[self.writer_line()])?;
+        self.dm.remove(&self.helper, false)?;
+        DevMapper.remove(&self.helper)?;
+        self.merging = false;
+        info!("the overlay is merged");
+        self.say(Input::Merged);
+        Ok(())
+    }
+}
+
+fn to_kernel(range: Range) -> stable::Range {
+    stable::Range {
+        first: range.first,
+        len: range.len.into(),
+    }
+}
+
+fn from_kernel(range: stable::Range) -> Range {
+    Range {
+        first: range.first,
+        // The records have no room for more.
+        len: u32::try_from(range.len).unwrap_or(u32::MAX),
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! `/dev/dmholey`, the module's device for agents.
+//!
+//! A thread of its own reads what the target tells; what it is told is written by the caller. The format is that of
+//! [`holey_core::agent`].
+
+use dmholey::dm::DevNum;
+use holey_core::agent::Event;
+use holey_core::agent::Order;
+use holey_core::agent::Role;
+use holey_core::agent::LEN;
+use holey_core::agent::VERSION;
+use holey_core::format::ChunkSize;
+use rustix::event::eventfd;
+use rustix::event::poll;
+use rustix::event::EventfdFlags;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::thread::JoinHandle;
+
+/// The device.
+const DEVICE: &str = "/dev/dmholey";
+/// Records in one call, at most.
+const RECORDS: usize = 512;
+
+/// The device, opened for the targets on one volume. It is closed when this is dropped.
+#[derive(Debug)]
+pub struct Port {
+    file: Arc<File>,
+    stop: Arc<OwnedFd>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Port {
+    /// Opens it. `heard` takes what the target tells, on a thread of its own, some at a time.
+    pub fn open(
+        role: Role,
+        volume: DevNum,
+        chunk: ChunkSize,
+        heard: impl FnMut(&[Event]) + Send + 'static,
+    ) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(DEVICE);
+        let file = file.map_err(|error| {
+            let hint = if Path::new("/sys/module/dm_holey").exists() {
+                "run this as root"
+            } else {
+                "load the module: modprobe dm-holey"
+            };
+            io::Error::new(error.kind(), format!("{DEVICE}: {error}; {hint}"))
+        })?;
+        let file = Arc::new(file);
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let bind = Order::Bind {
+            role,
+            major: volume.major,
+            minor: volume.minor,
+            chunk,
+        };
+        (&*file).write_all(&bind.encode()).map_err(|error| {
+            let text = format!("{DEVICE}: version {VERSION} for {role:?} on {volume}: {error}");
+            io::Error::new(error.kind(), text)
+        })?;
+        let reader = {
+            let (file, stop) = (file.clone(), stop.clone());
+            let name = "dmholey-events".to_owned();
+            thread::Builder::new()
+                .name(name)
+                .spawn(move || read_all(&file, &stop, heard))?
+        };
+        Ok(Self {
+            file,
+            stop,
+            reader: Some(reader),
+        })
+    }
+
+    /// Tells the target, and leaves what it has no room for.
+    pub fn tell(&self, orders: &mut VecDeque<Order>) -> io::Result<()> {
+        while !orders.is_empty() {
+            let some = orders.iter().take(RECORDS);
+            let bytes: Vec<u8> = some.flat_map(|order| order.encode()).collect();
+            match (&*self.file).write(&bytes) {
+                Ok(count) => drop(orders.drain(..count / LEN)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // The counter is at zero, so there is room for one.
+        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        if let Some(reader) = self.reader.take() {
+            // It has said itself what went wrong.
+            let _ = reader.join();
+        }
+    }
+}
+
+fn read_all(mut file: &File, stop: &OwnedFd, mut heard: impl FnMut(&[Event])) {
+    let mut bytes = [0; RECORDS * LEN];
+    loop {
+        match file.read(&mut bytes) {
+            Ok(count) => {
+                let records = bytes[..count].chunks(LEN).map(Event::decode);
+                match records.collect::<Result<Vec<_>, _>>() {
+                    Ok(events) => heard(&events),
+                    Err(error) => tracing::error!("{DEVICE} says what nobody knows: {error}"),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [
+                    PollFd::new(file, PollFlags::IN),
+                    PollFd::new(stop, PollFlags::IN),
+                ];
+                let woken = poll(&mut fds, None);
+                let stopped = !fds[1].revents().is_empty();
+                if stopped || woken.is_err_and(|errno| errno != rustix::io::Errno::INTR) {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::error!("{DEVICE}: {error}");
+                return;
+            }
+        }
+    }
+}
