@@ -273,19 +273,42 @@ t_half_merged() {
     power_off n2
     agent n2
     echo 100 >/sys/module/dm_holey/parameters/snapshot_copy_throttle
-    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock takeover --fenced n1 --half-merged n3)" 'node 3 has merged a part'
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock takeover --fenced n1 --half-merged n3)" 'has merged a part'
+    # It remembers what it has begun.
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock takeover --fenced n1)" 'knows of no later writer'
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock join)" 'knows of no later writer'
     at n2 takeover --fenced n1 --half-merged n2
     eventually 30 is_settled n2
     check disk n2
     check n3 n3
+    at n2 demote
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock takeover --fenced n1 --half-merged n2)" 'has not begun a merge'
+    at n2 takeover --fenced n1
+    check n2 n2
+}
+
+# A claim that waits in vain is taken back.
+t_claim_taken_back() {
+    cluster
+    at n1 demote
+    kill_agent n3
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock --wait 1 takeover)" 'waits for n3'
+    at n2 demote
+    is n2 copier
+    check n2 n2
+    at n1 takeover --fenced n3
+    fill n1 disk 2
+    check n2 n2
 }
 
 # What is asked in vain is answered.
 t_refusals() {
     cluster
-    contains "$(fails dmholey cluster --socket $FOLDER/n1.sock join)" 'has a role already'
+    contains "$(fails dmholey cluster --socket $FOLDER/n1.sock join)" 'has another role already'
     contains "$(fails dmholey cluster --socket $FOLDER/n1.sock takeover)" 'has another role already'
     contains "$(fails dmholey cluster --socket $FOLDER/n2.sock demote)" 'does not have the role'
+    contains "$(fails dmholey cluster --socket $FOLDER/n1.sock leave)" 'is no copier'
+    contains "$(fails dmholey cluster --socket $FOLDER/n2.sock evict n1 --fenced)" 'no such copier'
     contains "$(fails dmholey cluster --socket $FOLDER/n2.sock evict n9 --fenced)" 'there is no node n9'
     contains "$(fails dmholey cluster --socket $FOLDER/n2.sock evict n1)" '--fenced'
     contains "$(fails dmholey cluster --socket $FOLDER/none.sock status)" 'is dmholeyd cluster running'

@@ -29,6 +29,7 @@ struct File {
     state: PathBuf,
     volume: Volume,
     devices: Option<Devices>,
+    listen: Option<String>,
     /// Fences a copier that is silent.
     fence: Option<String>,
     #[serde(default = "beat_ms")]
@@ -92,6 +93,8 @@ pub struct Config {
     pub volume: Volume,
     /// The devices of this node, if it has any.
     pub devices: Option<Devices>,
+    /// Where this node listens, if that is not its address in `nodes`.
+    pub listen: Option<String>,
     /// A command for the shell that fences the node `$DMHOLEY_NODE`.
     pub fence: Option<String>,
     /// Time between two signs of life.
@@ -159,6 +162,7 @@ impl Config {
             state: folder.join(file.state),
             volume: file.volume,
             devices: file.devices,
+            listen: file.listen,
             fence: file.fence,
             beat: Duration::from_millis(file.beat_ms),
             patience: Duration::from_millis(file.patience_ms),

@@ -10,12 +10,14 @@ use crate::driver::Inlets;
 use crate::driver::Report;
 use crate::driver::Status;
 use crate::kernel::Handle;
+use crate::kernel::Merging;
 use dmholey::cluster::Peer;
 use dmholey::cluster::Reply;
 use dmholey::cluster::Request;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::event::RoleName;
 use dmholey_cluster::ids::Attachment;
+use dmholey_cluster::ids::Ballot;
 use dmholey_cluster::ids::NodeId;
 use dmholey_cluster::ids::NodeSet;
 use std::io;
@@ -33,11 +35,14 @@ use tokio::process;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::error;
 use tracing::info;
 use tracing::warn;
 
+/// Why a node does not become something.
+const BUSY: &str = "this node has another role already; end that first";
 /// The longest request.
 const MOST_BYTES: u64 = 1 << 16;
 /// How long a request may take to arrive.
@@ -70,6 +75,7 @@ pub struct Control {
     target: Handle,
     device: String,
     news: watch::Receiver<News>,
+    attaching: Mutex<()>,
 }
 
 type Outcome<T> = Result<T, String>;
@@ -91,6 +97,7 @@ impl Control {
             target,
             device,
             news,
+            attaching: Mutex::new(()),
         })
     }
 
@@ -144,7 +151,9 @@ impl Control {
         match request {
             Request::Status => {}
             Request::Join { wait } => self.join(wait).await?,
-            Request::Leave { wait } => self.leave(wait).await?,
+            Request::Leave { wait } => {
+                self.leave(wait).await?;
+            }
             Request::Recycle { wait } => {
                 self.leave(wait).await?;
                 self.join(wait).await?;
@@ -157,23 +166,30 @@ impl Control {
                 let fenced = fenced.iter().map(|name| self.node(name));
                 let fenced: NodeSet = fenced.collect::<Outcome<_>>()?;
                 let half_merged = half_merged.map(|name| self.node(&name)).transpose()?;
-                self.target
-                    .set_half_merged(half_merged == Some(self.config.me));
+                let status = self.ask().await?;
+                match status.role {
+                    RoleName::Writer | RoleName::Demoting => return Err(BUSY.to_owned()),
+                    RoleName::Idle => self.check_merge(half_merged, status.ballot)?,
+                    _ => {}
+                }
                 let claim = Input::Claim {
                     fenced,
                     half_merged,
                 };
                 self.become_role(claim, RoleName::Writer, wait).await?;
+                self.target.settled().await?;
             }
-            Request::Demote { wait } => {
-                self.become_role(Input::Demote, RoleName::Idle, wait)
-                    .await?;
-            }
+            Request::Demote { wait } => self.demote(wait).await?,
             Request::Evict { node } => {
                 let node = self.node(&node)?;
                 let status = self.ask().await?;
                 let member = status.members.iter().find(|(id, ..)| *id == node);
                 let attachment = member.map(|&(_, attachment, _)| attachment);
+                if attachment.is_none() && !status.waiting.contains(node) {
+                    return Err(
+                        "this node has no such copier, and waits for no such node".to_owned()
+                    );
+                }
                 self.send(Input::Fenced(node, attachment)).await?;
             }
         }
@@ -181,29 +197,77 @@ impl Control {
     }
 
     async fn join(&self, wait: u64) -> Outcome<()> {
-        if self.ask().await?.role != RoleName::Idle {
-            return Err("this node has a role already; end that first".to_owned());
+        // From the look to the attachment nobody else attaches anything.
+        let attaching = self.attaching.lock().await;
+        let status = self.ask().await?;
+        if status.role != RoleName::Idle {
+            return Err(BUSY.to_owned());
         }
+        self.check_merge(None, status.ballot)?;
         let mut number = [0; 8];
         rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| format!("no random numbers: {error}"))?;
         let attachment = Attachment(u64::from_ne_bytes(number));
         self.target.prepare(attachment).await?;
-        self.become_role(Input::Attach(attachment), RoleName::Copier, wait)
-            .await
+        self.send(Input::Attach(attachment)).await?;
+        self.ask().await?;
+        drop(attaching);
+        self.await_role(RoleName::Copier, None, wait).await?;
+        self.target.settled().await
+    }
+
+    /// A copier that claims is a copier again.
+    async fn demote(&self, wait: u64) -> Outcome<()> {
+        let status = self.ask().await?;
+        if status.role != RoleName::Claiming {
+            return self.become_role(Input::Demote, RoleName::Idle, wait).await;
+        }
+        self.send(Input::Demote).await?;
+        match self.ask().await?.role {
+            RoleName::Claiming => Err("the claim cannot be taken back".to_owned()),
+            RoleName::Writer => Err("the claim has succeeded".to_owned()),
+            _ => Ok(()),
+        }
     }
 
     async fn leave(&self, wait: u64) -> Outcome<()> {
-        self.become_role(Input::Detach, RoleName::Idle, wait).await
+        match self.ask().await?.role {
+            RoleName::Joining | RoleName::Copier => {
+                self.become_role(Input::Detach, RoleName::Idle, wait).await
+            }
+            _ => Err("this node is no copier".to_owned()),
+        }
+    }
+
+    /// A node that is nothing, and has begun a merge that has not ended, is the only one that can end it, unless a
+    /// later writer is known.
+    fn check_merge(&self, half_merged: Option<NodeId>, known: Ballot) -> Outcome<()> {
+        let begun = Merging::read(&self.config.state).map_err(|error| error.to_string())?;
+        match begun {
+            Some(merging) if merging.ballot < known => {
+                // Whoever that is, it has had a whole view.
+                Merging::forget(&self.config.state).map_err(|error| error.to_string())
+            }
+            Some(_) if half_merged != Some(self.config.me) => Err(format!(
+                "this node has merged a part of its overlay, and knows of no later writer: end that by takeover \
+                 --half-merged {}, or connect it to the writer that there is",
+                self.name(self.config.me)
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until the node is what it was asked to be, or says why not.
     async fn become_role(&self, input: Input, role: RoleName, wait: u64) -> Outcome<()> {
-        let mut news = self.news.clone();
-        let before = news.borrow_and_update().refusals;
+        let before = self.news.borrow().refusals;
         self.send(input).await?;
-        // Whatever it has said before it took that is behind us now.
-        self.ask().await?;
+        self.await_role(role, Some(before), wait).await
+    }
+
+    /// Waits until it is that, or until something is refused after the first `before` refusals.
+    async fn await_role(&self, role: RoleName, before: Option<u64>, wait: u64) -> Outcome<()> {
+        let mut news = self.news.clone();
+        let before = before.unwrap_or_else(|| news.borrow_and_update().refusals);
         let reached = news.wait_for(|news| news.role == role || news.refusals != before);
         let reached = async { reached.await.map(|news| news.clone()) };
         let reached = timeout(Duration::from_secs(wait), reached).await;

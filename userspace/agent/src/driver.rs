@@ -12,6 +12,7 @@ use crate::link::Outgoing;
 use crate::promises::Promises;
 use dmholey_cluster::event::Action;
 use dmholey_cluster::event::Before;
+use dmholey_cluster::event::Content;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::event::Refusal;
 use dmholey_cluster::event::RoleName;
@@ -39,6 +40,8 @@ use tracing::warn;
 
 /// Requests of a target that may wait for copiers.
 const MOST_REQUESTS: usize = 1 << 16;
+/// After so long there is a stream to every node that lives.
+const RECONNECTED: Duration = Duration::from_secs(5);
 /// What waits in each queue to the driver.
 const QUEUE: usize = 1024;
 
@@ -52,7 +55,7 @@ pub enum Order {
     /// See [`Action::Epoch`].
     Epoch(Epoch),
     /// See [`Action::Promote`].
-    Promote(Ballot, Epoch),
+    Promote(Ballot, Epoch, Content),
     /// See [`Action::Demote`].
     Demote,
     /// See [`Action::Serve`]; the ballot of the writer, for [`Before::Copier`].
@@ -312,7 +315,8 @@ impl<T: Target> Driver<T> {
     fn report_awaited(&mut self) {
         let connected = self.links.keys().copied().collect();
         let silent = self.node.waiting().without(connected).without(self.awaited);
-        if self.since.elapsed() < self.patience {
+        // Streams are opened anew meanwhile, also by those who have just started.
+        if self.since.elapsed() < self.patience.max(RECONNECTED) {
             return;
         }
         for node in silent.iter() {
@@ -335,7 +339,9 @@ impl<T: Target> Driver<T> {
                 Action::Keep(ballot, requests) => self.target.act(Order::Keep(ballot, requests)),
                 Action::Stable(epoch, ranges) => self.target.act(Order::Stable(epoch, ranges)),
                 Action::Epoch(epoch) => self.target.act(Order::Epoch(epoch)),
-                Action::Promote(ballot, epoch) => self.target.act(Order::Promote(ballot, epoch)),
+                Action::Promote(ballot, epoch, content) => {
+                    self.target.act(Order::Promote(ballot, epoch, content));
+                }
                 Action::Demote => self.target.act(Order::Demote),
                 Action::Promise(node, ballot) => {
                     self.promises.keep(node, ballot).inspect_err(|error| {

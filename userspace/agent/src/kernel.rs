@@ -31,6 +31,7 @@ use dmholey::dm::Kernel as _;
 use dmholey::dm::Line;
 use dmholey::dm::Nodes;
 use dmholey_cluster::event::Before;
+use dmholey_cluster::event::Content;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::ids::Attachment;
 use dmholey_cluster::ids::Ballot;
@@ -41,6 +42,7 @@ use holey_core::agent::Event;
 use holey_core::agent::Role;
 use holey_core::format::ChunkSize;
 use holey_core::stable;
+use serde::de::DeserializeOwned;
 use serde::Deserialize;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -57,6 +59,7 @@ use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::error;
 use tracing::info;
 use tracing::warn;
@@ -67,6 +70,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_millis(5);
 /// Where a copier's attachment is remembered.
 const ATTACHED: &str = "attached.toml";
+/// Where a merge is remembered that has not ended.
+const MERGING: &str = "merging.toml";
 /// Tells whether the machine has started anew.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -106,8 +111,8 @@ enum Job {
         Attachment,
         tokio::sync::oneshot::Sender<std::result::Result<(), String>>,
     ),
-    /// Whether this node has merged a part of its overlay when it claims.
-    HalfMerged(bool),
+    /// Say how the last order that changed the target went.
+    Settled(tokio::sync::oneshot::Sender<std::result::Result<(), String>>),
     Fenced,
 }
 
@@ -132,9 +137,12 @@ impl Handle {
         answer.await.map_err(gone)?
     }
 
-    /// Says, before a claim, whether this node has merged a part of its overlay.
-    pub fn set_half_merged(&self, half_merged: bool) {
-        self.give(Job::HalfMerged(half_merged));
+    /// Waits until the target is what it was told to be; an error says why it is not.
+    pub async fn settled(&self) -> std::result::Result<(), String> {
+        let (done, answer) = tokio::sync::oneshot::channel();
+        self.give(Job::Settled(done));
+        let gone = |_| "the thread for the target has ended".to_owned();
+        answer.await.map_err(gone)?
     }
 
     fn give(&self, job: Job) {
@@ -169,8 +177,9 @@ struct Worker {
     keeps: Arc<Mutex<Keeps>>,
     attachment: Option<Attachment>,
     ballot: Ballot,
-    half_merged: bool,
     merging: bool,
+    /// How the last order that changed the target went.
+    outcome: std::result::Result<(), String>,
 }
 
 /// Looks what the target is, and starts the thread for it.
@@ -194,29 +203,66 @@ struct Attached {
     ballot: Ballot,
 }
 
+/// What is remembered of a merge that has begun, until it has ended, also when the machine starts anew.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Merging {
+    /// With which the node became the writer.
+    pub ballot: Ballot,
+}
+
+impl Merging {
+    /// What is remembered in a folder.
+    pub fn read(folder: &Path) -> io::Result<Option<Self>> {
+        read_toml(&folder.join(MERGING))
+    }
+
+    fn write(&self, folder: &Path) -> io::Result<()> {
+        write_toml(self, folder, MERGING)?;
+        std::fs::File::open(folder)?.sync_all()
+    }
+
+    /// It has ended, or counts no more.
+    pub fn forget(folder: &Path) -> io::Result<()> {
+        match std::fs::remove_file(folder.join(MERGING)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+}
+
+fn read_toml<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => toml::from_str(&text?)
+            .map(Some)
+            .map_err(|error| io::Error::other(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Writes a file as a whole or not at all; its content is durable, its name is not.
+fn write_toml<T: Serialize>(value: &T, folder: &Path, name: &str) -> io::Result<()> {
+    let text = toml::to_string(value).map_err(io::Error::other)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(folder.join(name))?;
+    Ok(())
+}
+
 fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
 
 impl Attached {
     fn read(folder: &Path) -> io::Result<Option<Self>> {
-        let path = folder.join(ATTACHED);
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text?,
-        };
-        let attached: Self = toml::from_str(&text)
-            .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-        Ok((attached.boot == boot_id()?).then_some(attached))
+        let boot = boot_id()?;
+        let attached: Option<Self> = read_toml(&folder.join(ATTACHED))?;
+        Ok(attached.filter(|attached| attached.boot == boot))
     }
 
-    /// It need not outlive a restart of the machine.
     fn write(&self, folder: &Path) -> io::Result<()> {
-        let text = toml::to_string(self).map_err(io::Error::other)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        file.persist(folder.join(ATTACHED))?;
-        Ok(())
+        write_toml(self, folder, ATTACHED)
     }
 }
 
@@ -256,8 +302,8 @@ impl Worker {
             keeps: Arc::default(),
             attachment: None,
             ballot: Ballot::default(),
-            half_merged: false,
             merging: false,
+            outcome: Ok(()),
         })
     }
 
@@ -307,6 +353,7 @@ impl Worker {
 
     /// What the target is. What cannot go on is ended.
     fn before(&mut self, won: Ballot) -> Result<Before> {
+        self.tidy()?;
         let epoch = |status: String| {
             let word = status.split(' ').next().and_then(|word| word.parse().ok());
             Epoch(word.unwrap_or_default())
@@ -355,6 +402,30 @@ impl Worker {
         }
     }
 
+    /// Takes back what an agent has left that ended half-way: a table that was not put to use, a suspend, a helper
+    /// that nobody needs.
+    fn tidy(&self) -> Result<()> {
+        let target = self.target_of(&self.name)?;
+        if target.is_some() {
+            self.dm.clear(&self.name)?;
+            if self.dm.info(&self.name)?.suspended {
+                self.dm.wake(&self.name)?;
+            }
+        }
+        if target.as_deref() != Some("holey-merge") {
+            self.remove_helper()?;
+        }
+        Ok(())
+    }
+
+    fn remove_helper(&self) -> Result<()> {
+        if self.target_of(&self.helper)?.is_some() {
+            self.dm.remove(&self.helper, false)?;
+            DevMapper.remove(&self.helper)?;
+        }
+        Ok(())
+    }
+
     fn run(mut self, queue: &mpsc::Receiver<Job>) {
         let mut looked = Instant::now();
         loop {
@@ -384,9 +455,11 @@ impl Worker {
                 self.tell(orders);
             }
             Job::Order(Order::Epoch(epoch)) => self.begin_epoch(epoch),
-            Job::Order(Order::Promote(ballot, epoch)) => {
+            Job::Order(Order::Promote(ballot, epoch, content)) => {
                 self.ballot = ballot;
-                if let Err(error) = self.promote(epoch) {
+                let promoted = self.promote(epoch, content);
+                self.outcome = promoted.map_err(|error| error.to_string());
+                if let Err(error) = &self.outcome {
                     error!("{} cannot become the writer's: {error}", self.name);
                     self.demote();
                 }
@@ -395,14 +468,17 @@ impl Worker {
             Job::Order(Order::Serve(ballot)) => self.serve(ballot),
             Job::Order(Order::Detach) => self.detach(),
             Job::Prepare(attachment, done) => {
-                let prepared = self.dm.load(&self.name, &self.overlay_line("holey-copier"));
+                let prepared = self.prepare();
                 if prepared.is_ok() {
                     self.attachment = Some(attachment);
                 }
                 // Whoever asked may not wait any more.
                 let _ = done.send(prepared.map_err(|error| error.to_string()));
             }
-            Job::HalfMerged(half_merged) => self.half_merged = half_merged,
+            Job::Settled(done) => {
+                // Whoever asked may not wait any more.
+                let _ = done.send(self.outcome.clone());
+            }
             Job::Fenced => {
                 warn!("the volume takes no writes from this node");
                 self.demote();
@@ -425,9 +501,9 @@ impl Worker {
     fn pass_on(&mut self) {
         match &self.port {
             Some(port) => {
+                // It is tried again.
                 if let Err(error) = port.tell(&mut self.backlog) {
-                    error!("the target does not take an order: {error}");
-                    self.backlog.clear();
+                    error!("the target does not take an order now: {error}");
                 }
             }
             // Nobody waits for what it was to do.
@@ -462,7 +538,7 @@ impl Worker {
     fn open_as_copier(&mut self) -> Result<()> {
         self.keeps = Arc::default();
         let (keeps, inlets) = (self.keeps.clone(), self.inlets.clone());
-        let port = Port::open(Role::Copier, self.volume, self.chunk, move |events| {
+        let port = Port::open(Role::Copier, self.volume, self.chunk, move |events, _| {
             let mut by_ballot: HashMap<Ballot, Vec<Seq>> = HashMap::new();
             let mut keeps = keeps.lock().unwrap_or_else(PoisonError::into_inner);
             for event in events {
@@ -484,28 +560,42 @@ impl Worker {
 
     fn open_as_writer(&mut self) -> Result<()> {
         let (inlets, jobs) = (self.inlets.clone(), self.jobs.clone());
-        let port = Port::open(Role::Writer, self.volume, self.chunk, move |events| {
-            let mut needs: Vec<(Epoch, Vec<Range>)> = Vec::new();
-            for event in events {
-                // The agent may be about to end: then nobody takes it.
-                match *event {
-                    Event::Need { epoch, range } => match needs.last_mut() {
-                        Some((last, ranges)) if last.0 == epoch => ranges.push(from_kernel(range)),
-                        _ => needs.push((Epoch(epoch), vec![from_kernel(range)])),
-                    },
-                    Event::Drained { epoch } => {
-                        let _ = inlets.target.blocking_send(Input::Drained(Epoch(epoch)));
+        let port = Port::open(
+            Role::Writer,
+            self.volume,
+            self.chunk,
+            move |events, stop| {
+                let mut needs: Vec<(Epoch, Vec<Range>)> = Vec::new();
+                for event in events {
+                    // The agent may be about to end: then nobody takes it.
+                    match *event {
+                        Event::Need { epoch, range } => match needs.last_mut() {
+                            Some((last, ranges)) if last.0 == epoch => {
+                                ranges.push(from_kernel(range))
+                            }
+                            _ => needs.push((Epoch(epoch), vec![from_kernel(range)])),
+                        },
+                        Event::Drained { epoch } => {
+                            let _ = inlets.target.blocking_send(Input::Drained(Epoch(epoch)));
+                        }
+                        Event::Fenced { .. } => {
+                            let _ = jobs.send(Job::Fenced);
+                        }
+                        Event::Kept { .. } => {}
                     }
-                    Event::Fenced { .. } => {
-                        let _ = jobs.send(Job::Fenced);
-                    }
-                    Event::Kept { .. } => {}
                 }
-            }
-            for need in needs {
-                let _ = inlets.needs.blocking_send(need);
-            }
-        });
+                for mut need in needs {
+                    // There is no room while copiers answer nothing; who closes the port does not wait for that.
+                    while let Err(TrySendError::Full(rest)) = inlets.needs.try_send(need) {
+                        if stop.is_said() {
+                            return;
+                        }
+                        need = rest;
+                        thread::sleep(RETRY);
+                    }
+                }
+            },
+        );
         self.port = Some(port?);
         Ok(())
     }
@@ -514,10 +604,19 @@ impl Worker {
     fn serve(&mut self, ballot: Ballot) {
         self.ballot = ballot;
         let served = self.start_serving(ballot);
-        if let Err(error) = served {
+        self.outcome = served.map_err(|error| error.to_string());
+        if let Err(error) = &self.outcome {
             error!("{} cannot serve: {error}", self.name);
             self.detach();
         }
+    }
+
+    /// Loads the table of a copier, in the place of one that was not put to use.
+    fn prepare(&self) -> Result<()> {
+        self.dm.clear(&self.name)?;
+        self.dm
+            .load(&self.name, &self.overlay_line("holey-copier"))?;
+        Ok(())
     }
 
     fn start_serving(&mut self, ballot: Ballot) -> Result<()> {
@@ -540,9 +639,9 @@ impl Worker {
         self.merging = false;
         self.dm.suspend(&self.name, true)?;
         self.dm.reload(&self.name, &[self.error_line()])?;
-        if self.target_of(&self.helper)?.is_some() {
-            self.dm.remove(&self.helper, false)?;
-            DevMapper.remove(&self.helper)?;
+        // It writes nothing by itself; if it is in use now it is removed when the next target is looked at.
+        if let Err(error) = self.remove_helper() {
+            warn!("{} stays: {error}", self.helper);
         }
         Ok(())
     }
@@ -571,31 +670,37 @@ impl Worker {
         self.say(Input::Demoted(self.ballot));
     }
 
-    fn promote(&mut self, epoch: Epoch) -> Result<()> {
+    fn promote(&mut self, epoch: Epoch, content: Content) -> Result<()> {
         let target = self.target_of(&self.name)?.unwrap_or_default();
-        let half_merged = std::mem::take(&mut self.half_merged);
         // A copier keeps nothing any more for an older writer.
         self.close();
         self.attachment = None;
-        match target.as_str() {
-            "holey-writer" => {
+        match (target.as_str(), content) {
+            ("holey-writer" | "holey-merge", Content::AsItIs) => {
                 self.open_as_writer()?;
                 self.begin_epoch(epoch);
+                self.merging = target == "holey-merge";
+                Ok(())
             }
-            "holey-merge" => {
-                self.open_as_writer()?;
-                self.begin_epoch(epoch);
-                self.merging = true;
-            }
-            "holey-copier" => self.merge(epoch)?,
-            _ if half_merged => self.merge(epoch)?,
-            _ => {
+            ("holey-copier", Content::View) => self.merge(epoch),
+            ("error", Content::List) if self.has_begun_merge()? => self.merge(epoch),
+            ("error", Content::List) => Err(TargetError::Wrong(
+                "this node has not begun a merge; promote the one that has, or a copier".to_owned(),
+            )),
+            ("error", Content::Volume) => {
                 self.dm.reload(&self.name, &[self.writer_line()])?;
                 self.open_as_writer()?;
                 self.begin_epoch(epoch);
+                Ok(())
             }
+            _ => Err(TargetError::Wrong(format!(
+                "the target is {target}, which does not have what is to become the volume: its overlay is lost"
+            ))),
         }
-        Ok(())
+    }
+
+    fn has_begun_merge(&self) -> io::Result<bool> {
+        Ok(Merging::read(&self.state)?.is_some())
     }
 
     /// The overlay becomes part of the volume. A copier's list is written when the new table is put to use.
@@ -608,8 +713,12 @@ impl Worker {
         }
         self.open_as_writer()?;
         self.begin_epoch(epoch);
-        self.dm
-            .reload(&self.name, &[self.overlay_line("holey-merge")])?;
+        // From here on the volume is not what it was.
+        let ballot = self.ballot;
+        Merging { ballot }.write(&self.state)?;
+        self.dm.suspend(&self.name, true)?;
+        let line = self.overlay_line("holey-merge");
+        self.dm.reload(&self.name, &[line])?;
         self.merging = true;
         Ok(())
     }
@@ -654,12 +763,12 @@ impl Worker {
         // Writes that wait for copiers go back meanwhile: this thread is the one who would let them through.
         self.dm.suspend(&self.name, true)?;
         self.dm.reload(&self.name, &[self.writer_line()])?;
-        self.dm.remove(&self.helper, false)?;
-        DevMapper.remove(&self.helper)?;
         self.merging = false;
+        Merging::forget(&self.state)?;
         info!("the overlay is merged");
         self.say(Input::Merged);
-        Ok(())
+        // Who looks at all devices may have it open: then it goes with the next agent.
+        self.remove_helper()
     }
 }
 

@@ -46,7 +46,7 @@ use tracing::info;
 use tracing::warn;
 
 /// The time between two attempts to connect: at first, and at most.
-const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
+const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
 /// A peer that has not proven itself after this is not waited for.
 const GREETING: Duration = Duration::from_secs(10);
 /// Messages that wait to be sent to a peer. When there are more the stream is given up: the next one begins with what

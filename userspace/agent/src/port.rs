@@ -25,6 +25,8 @@ use std::io::Read;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread;
 use std::thread::JoinHandle;
@@ -34,21 +36,36 @@ const DEVICE: &str = "/dev/dmholey";
 /// Records in one call, at most.
 const RECORDS: usize = 512;
 
+/// Says that a port is being closed.
+#[derive(Debug)]
+pub struct Stop {
+    wake: OwnedFd,
+    said: AtomicBool,
+}
+
+impl Stop {
+    /// Whether it is.
+    pub fn is_said(&self) -> bool {
+        self.said.load(Ordering::Acquire)
+    }
+}
+
 /// The device, opened for the targets on one volume. It is closed when this is dropped.
 #[derive(Debug)]
 pub struct Port {
     file: Arc<File>,
-    stop: Arc<OwnedFd>,
+    stop: Arc<Stop>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Port {
-    /// Opens it. `heard` takes what the target tells, on a thread of its own, some at a time.
+    /// Opens it. `heard` takes what the target tells, on a thread of its own, some at a time. Where it waits it looks
+    /// whether the port is being closed.
     pub fn open(
         role: Role,
         volume: DevNum,
         chunk: ChunkSize,
-        heard: impl FnMut(&[Event]) + Send + 'static,
+        heard: impl FnMut(&[Event], &Stop) + Send + 'static,
     ) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(DEVICE);
         let file = file.map_err(|error| {
@@ -60,7 +77,10 @@ impl Port {
             io::Error::new(error.kind(), format!("{DEVICE}: {error}; {hint}"))
         })?;
         let file = Arc::new(file);
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let stop = Arc::new(Stop {
+            wake: eventfd(0, EventfdFlags::CLOEXEC)?,
+            said: AtomicBool::new(false),
+        });
         let bind = Order::Bind {
             role,
             major: volume.major,
@@ -85,15 +105,21 @@ impl Port {
         })
     }
 
-    /// Tells the target, and leaves what it has no room for.
+    /// Tells the target, and leaves what it has no room for. An order that it refuses is dropped.
     pub fn tell(&self, orders: &mut VecDeque<Order>) -> io::Result<()> {
+        let mut most = RECORDS;
         while !orders.is_empty() {
-            let some = orders.iter().take(RECORDS);
+            let some = orders.iter().take(most);
             let bytes: Vec<u8> = some.flat_map(|order| order.encode()).collect();
             match (&*self.file).write(&bytes) {
                 Ok(count) => drop(orders.drain(..count / LEN)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // One of them makes no sense, and with it all are refused: it is looked for one by one.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && most > 1 => most = 1,
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    tracing::error!("the target refuses {:?}: {error}", orders.pop_front());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -103,8 +129,9 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
+        self.stop.said.store(true, Ordering::Release);
         // The counter is at zero, so there is room for one.
-        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.stop.wake, &1u64.to_ne_bytes());
         if let Some(reader) = self.reader.take() {
             // It has said itself what went wrong.
             let _ = reader.join();
@@ -112,21 +139,21 @@ impl Drop for Port {
     }
 }
 
-fn read_all(mut file: &File, stop: &OwnedFd, mut heard: impl FnMut(&[Event])) {
+fn read_all(mut file: &File, stop: &Stop, mut heard: impl FnMut(&[Event], &Stop)) {
     let mut bytes = [0; RECORDS * LEN];
-    loop {
+    while !stop.is_said() {
         match file.read(&mut bytes) {
             Ok(count) => {
                 let records = bytes[..count].chunks(LEN).map(Event::decode);
                 match records.collect::<Result<Vec<_>, _>>() {
-                    Ok(events) => heard(&events),
+                    Ok(events) => heard(&events, stop),
                     Err(error) => tracing::error!("{DEVICE} says what nobody knows: {error}"),
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let mut fds = [
                     PollFd::new(file, PollFlags::IN),
-                    PollFd::new(stop, PollFlags::IN),
+                    PollFd::new(&stop.wake, PollFlags::IN),
                 ];
                 let woken = poll(&mut fds, None);
                 let stopped = !fds[1].revents().is_empty();

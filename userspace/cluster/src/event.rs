@@ -94,7 +94,7 @@ pub enum Action {
     /// The target is the writer's from now on, in this epoch, in which no chunk is stable. If it is a copier's it
     /// merges its overlay, which has to be durable before, and asks for chunks before it overwrites them like for any
     /// other; what it was keeping at the time it need not.
-    Promote(Ballot, Epoch),
+    Promote(Ballot, Epoch, Content),
     /// The target is to admit no more writes, to fail those that it holds back, and to let the others end.
     Demote,
     /// To be on stable media before any later action is done, like a promise: the node is the writer of this ballot.
@@ -115,6 +115,19 @@ pub enum Action {
     Refused(Refusal),
     /// For the log: a peer has sent what no peer that works would send. It was ignored.
     Fault(NodeId, &'static str),
+}
+
+/// What the volume is to hold when a node becomes its writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// What it holds.
+    Volume,
+    /// What the copier of this node sees.
+    View,
+    /// What the overlay of this node says that it has begun to merge.
+    List,
+    /// The node has been the writer all the time, and only its agent has started anew.
+    AsItIs,
 }
 
 /// Why the engine does not get what it wanted.

@@ -220,9 +220,7 @@ impl Node {
             } => self.claim(fenced, half_merged, now, actions),
             Input::Demote => match &self.role {
                 Role::Writer(_) => self.step_down(actions),
-                Role::Claiming(claim) if claim.writing.is_some() => {
-                    self.end_claim(None, actions);
-                }
+                Role::Claiming(_) => self.end_claim(None, actions),
                 _ => actions.push(Action::Refused(Refusal::NotThat)),
             },
             Input::Fenced(node, attachment) => self.fenced(node, attachment, now, actions),

@@ -243,6 +243,14 @@ impl Writer {
         let ballot = self.ballot;
         out.send(node, Message::Beat { ballot });
         if let Some(attachment) = self.attachment(node) {
+            // What a request is for has to be its view, which it may not have heard of.
+            if self
+                .members
+                .get(&node)
+                .is_some_and(|member| member.joining.is_none())
+            {
+                self.send_joined(node, attachment, out);
+            }
             let requests: Vec<_> = self.board.unanswered(node).collect();
             if requests.is_empty() {
                 // It answers if it has left and that was lost.

@@ -16,6 +16,7 @@ use dmholey_agent::driver::queues;
 use dmholey_agent::driver::Driver;
 use dmholey_agent::kernel;
 use dmholey_agent::link;
+use rustix::mm::MlockAllFlags;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -114,13 +115,19 @@ async fn cluster(args: &Cluster) -> anyhow::Result<()> {
         let path = args.config.display();
         format!("{path}: [devices] is missing")
     })?;
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    if let Err(error) = rustix::mm::mlockall(all) {
+        tracing::warn!(
+            "the memory cannot be locked ({error}): writes may wait for it when there is little"
+        );
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let address = config
+    let own = config
         .nodes
         .get(&config.me)
         .map(|peer| peer.address.clone());
-    let address = address.unwrap_or_default();
+    let address = config.listen.clone().or(own).unwrap_or_default();
     let listener = TcpListener::bind(&address)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;

@@ -206,7 +206,7 @@ impl Agent {
         })
         .await;
         let promoted = |order| match order {
-            Order::Promote(_, epoch) => Some(epoch),
+            Order::Promote(_, epoch, _) => Some(epoch),
             _ => None,
         };
         let epoch = self.order(promoted).await;

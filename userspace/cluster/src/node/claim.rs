@@ -8,6 +8,7 @@ use super::Node;
 use super::Role;
 use super::IMPOSSIBLE;
 use crate::event::Action;
+use crate::event::Content;
 use crate::event::Refusal;
 use crate::ids::Attachment;
 use crate::ids::Ballot;
@@ -148,6 +149,12 @@ impl Node {
             return;
         }
         let ballot = claim.ballot;
+        let content = match (claim.writing, &claim.copier) {
+            (Some(_), _) => Content::AsItIs,
+            (None, Some(_)) => Content::View,
+            (None, None) if claim.merging => Content::List,
+            (None, None) => Content::Volume,
+        };
         let (_, before) = claim.writing.unwrap_or_default();
         let epoch = Epoch(before.0 + 1);
         let writer = Writer::new(ballot, epoch, &claim.members, claim.merging, now);
@@ -155,7 +162,7 @@ impl Node {
         self.follow(ballot);
         self.last_beat = now;
         actions.push(Action::Won(ballot));
-        actions.push(Action::Promote(ballot, epoch));
+        actions.push(Action::Promote(ballot, epoch, content));
         self.outbox(actions).send_all(&Message::Beat { ballot });
     }
 

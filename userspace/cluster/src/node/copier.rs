@@ -149,9 +149,13 @@ impl Node {
         requests: Vec<(Seq, Range)>,
         actions: &mut Vec<Action>,
     ) {
-        if self.copier().map(|copier| copier.attachment) != Some(attachment) {
+        let copier = self.copier();
+        if copier.map(|copier| copier.attachment) != Some(attachment) {
             self.outbox(actions)
                 .send(node, Message::Left { attachment });
+        } else if copier.is_some_and(|copier| !copier.joined) {
+            // It could not take the view when that was fixed, and what that was is about to be overwritten.
+            actions.push(Action::Detach);
         } else if requests.is_empty() {
             // The writer wanted to know whether it is there.
         } else if requests

@@ -444,7 +444,7 @@ impl World {
                 Action::Keep(ballot, requests) => target.keep(ballot, requests, &mut effects),
                 Action::Stable(epoch, ranges) => target.stable(epoch, &ranges, &mut effects),
                 Action::Epoch(epoch) => target.turn(epoch, &mut effects),
-                Action::Promote(ballot, epoch) => {
+                Action::Promote(ballot, epoch, _) => {
                     self.promoted(node)?;
                     self.hosts[node].target.promote(ballot, epoch, &mut effects);
                 }

@@ -167,6 +167,10 @@ impl Kernel for Fake {
         Ok(())
     }
 
+    fn clear(&self, name: &str) -> Result<()> {
+        self.ask("clear", name)
+    }
+
     fn reload(&self, name: &str, lines: &[Line]) -> Result<()> {
         self.ask("reload", name)?;
         let line = lines.last().cloned();

@@ -300,15 +300,18 @@ impl Kernel for Dm {
         Ok(())
     }
 
+    fn clear(&self, name: &str) -> Result<()> {
+        self.about(Command::TableClear, "drop its table", &named(name)?)?;
+        Ok(())
+    }
+
     fn reload(&self, name: &str, lines: &[Line]) -> Result<()> {
         let mut request = named(name)?;
         request.lines = lines.to_vec();
         self.about(Command::TableLoad, "accept its table", &request)?;
         self.wake(name).inspect_err(|_| {
             // The first error is the one to tell.
-            if let Ok(request) = named(name) {
-                let _ = self.about(Command::TableClear, "drop its table", &request);
-            }
+            let _ = self.clear(name);
         })
     }
 }

@@ -148,6 +148,9 @@ pub trait Kernel {
     /// Puts a suspended device to use again; nothing is waited for.
     fn wake(&self, name: &str) -> Result<()>;
 
+    /// Drops a table that was loaded and is not in use.
+    fn clear(&self, name: &str) -> Result<()>;
+
     /// Gives a device another table of the same use, under load.
     fn reload(&self, name: &str, lines: &[Line]) -> Result<()>;
 }
