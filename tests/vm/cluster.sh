@@ -119,6 +119,7 @@ cluster() {
 }
 
 # Copiers keep their views under load and write what is their own; a node that leaves and joins sees what is there then.
+# limit: 120
 # set: main
 t_copiers() {
     cluster
@@ -214,11 +215,12 @@ t_agents_die() {
 }
 
 # A copier that is silent is fenced by the command of the configuration, and the writer goes on.
+# limit: 120
 t_silent_copier() {
     cluster
     kill_agent n1 TERM
     configure n1 <<END
-fence = "dmsetup suspend --noflush n3; dmsetup load n3 --table '0 $(size disk) error'; dmsetup resume n3; echo \$DMHOLEY_NODE >$WORK/fenced"
+fence = "[ \$DMHOLEY_NODE = n3 ] || exit 1; dmsetup suspend --noflush n3; dmsetup load n3 --table '0 $(size disk) error'; dmsetup resume n3; echo n3 >$WORK/fenced"
 END
     agent n1
     kill_agent n3
@@ -244,6 +246,7 @@ END
 }
 
 # A copier whose COW device is full leaves; the writer and the other copier go on.
+# limit: 120
 t_full_copier() {
     cluster
     at n3 leave
@@ -288,6 +291,7 @@ t_half_merged() {
 }
 
 # A claim that waits in vain is taken back.
+# limit: 120
 t_claim_taken_back() {
     cluster
     at n1 demote
@@ -302,6 +306,7 @@ t_claim_taken_back() {
 }
 
 # What is asked in vain is answered.
+# limit: 120
 t_refusals() {
     cluster
     contains "$(fails dmholey cluster --socket $FOLDER/n1.sock join)" 'has another role already'
