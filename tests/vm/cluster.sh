@@ -75,7 +75,7 @@ asked() { at "$@" >/dev/null 2>&1; }
 # kill_agent NODE [SIGNAL]
 kill_agent() {
     kill -${2:-KILL} ${agents[$1]}
-    [ "${2:-KILL}" != KILL ] || wait ${agents[$1]} || true
+    [ "${2:-KILL}" != KILL ] || wait ${agents[$1]} || [ $? -eq 137 ]
 }
 
 # is NODE ROLE

@@ -31,7 +31,7 @@ tell() { relay tell $CONTROL "$@"; }
 # stop_relay: as an agent that ends, or that is killed
 stop_relay() {
     kill -9 $relay
-    wait $relay || true
+    wait $relay || [ $? -eq 137 ]
 }
 
 # copier_table NODE COW [CHUNK]

@@ -60,6 +60,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
 use tracing::error;
 use tracing::info;
 use tracing::warn;
@@ -103,20 +104,20 @@ pub enum TargetError {
 
 type Result<T> = std::result::Result<T, TargetError>;
 
+/// Says how a job went.
+type Answer = oneshot::Sender<std::result::Result<(), String>>;
+
 /// What the thread is to do.
 enum Job {
     Order(Order),
     /// Make a target for an attachment, and say whether that could be done.
-    Prepare(
-        Attachment,
-        tokio::sync::oneshot::Sender<std::result::Result<(), String>>,
-    ),
+    Prepare(Attachment, Answer),
     /// Say how the last order that changed the target went.
-    Settled(tokio::sync::oneshot::Sender<std::result::Result<(), String>>),
+    Settled(Answer),
     Fenced,
 }
 
-/// The way to the thread that has the target. When it is dropped the thread ends, and the target stays.
+/// The way to the thread that has the target. The thread ends with the process, and the target stays.
 #[derive(Clone, Debug)]
 pub struct Handle {
     jobs: mpsc::Sender<Job>,
@@ -131,16 +132,17 @@ impl Target for Handle {
 impl Handle {
     /// Makes a target for an attachment; it serves when it is told to.
     pub async fn prepare(&self, attachment: Attachment) -> std::result::Result<(), String> {
-        let (done, answer) = tokio::sync::oneshot::channel();
-        self.give(Job::Prepare(attachment, done));
-        let gone = |_| "the thread for the target has ended".to_owned();
-        answer.await.map_err(gone)?
+        self.ask(|done| Job::Prepare(attachment, done)).await
     }
 
     /// Waits until the target is what it was told to be; an error says why it is not.
     pub async fn settled(&self) -> std::result::Result<(), String> {
-        let (done, answer) = tokio::sync::oneshot::channel();
-        self.give(Job::Settled(done));
+        self.ask(Job::Settled).await
+    }
+
+    async fn ask(&self, job: impl FnOnce(Answer) -> Job) -> std::result::Result<(), String> {
+        let (done, answer) = oneshot::channel();
+        self.give(job(done));
         let gone = |_| "the thread for the target has ended".to_owned();
         answer.await.map_err(gone)?
     }
@@ -360,10 +362,7 @@ impl Worker {
         };
         match self.target_of(&self.name)?.as_deref() {
             None => {
-                let number = self.dm.create(&self.name)?;
-                self.dm.load(&self.name, &self.error_line())?;
-                self.dm.resume(&self.name)?;
-                DevMapper.add(&self.name, number)?;
+                self.create(&self.name, &self.error_line())?;
                 Ok(Before::Nothing)
             }
             Some("holey-copier") => {
@@ -416,6 +415,13 @@ impl Worker {
             self.remove_helper()?;
         }
         Ok(())
+    }
+
+    fn create(&self, name: &str, line: &Line) -> Result<()> {
+        let number = self.dm.create(name)?;
+        self.dm.load(name, line)?;
+        self.dm.resume(name)?;
+        Ok(DevMapper.add(name, number)?)
     }
 
     fn remove_helper(&self) -> Result<()> {
@@ -706,10 +712,7 @@ impl Worker {
     /// The overlay becomes part of the volume. A copier's list is written when the new table is put to use.
     fn merge(&mut self, epoch: Epoch) -> Result<()> {
         if self.target_of(&self.helper)?.is_none() {
-            let number = self.dm.create(&self.helper)?;
-            self.dm.load(&self.helper, &self.writer_line())?;
-            self.dm.resume(&self.helper)?;
-            DevMapper.add(&self.helper, number)?;
+            self.create(&self.helper, &self.writer_line())?;
         }
         self.open_as_writer()?;
         self.begin_epoch(epoch);
