@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 # A row of steps, each of which runs, also after one has failed; the last lines tell what failed. Sourced.
+#
+# Functions of steps can run side by side (beside): each is a lane, with its name in front of what it says.
 
-failed=() summary=()
+steps=$(mktemp)
+trap 'rm -f "$steps"' EXIT
 
 # step TITLE COMMAND...
 step() {
@@ -10,18 +13,29 @@ step() {
     shift
     printf '\n=== %s: %s\n' "$title" "$*"
     "$@" </dev/null || result="FAILED (status $?)"
-    [ "$result" = ok ] || failed+=("$title")
-    summary+=("$(printf '%6d s  %-32s %s' $((SECONDS - begin)) "$title" "$result")")
+    printf '%6d s  %-32s %s\n' $((SECONDS - begin)) "$title" "$result" >>"$steps"
     printf -- '--- %s: %s after %d s\n' "$title" "$result" $((SECONDS - begin))
     [ "$result" = ok ]
+}
+
+# beside LANE...: runs these functions side by side, and waits for all of them
+beside() {
+    local lane lanes=()
+    for lane in "$@"; do
+        {
+            "$lane" 2>&1 | sed -u "s/^/[$lane] /"
+        } &
+        lanes+=($!)
+    done
+    for lane in "${lanes[@]}"; do wait "$lane" || echo "     - s  a lane: FAILED (status $?)" >>"$steps"; done
 }
 
 # finish: the summary; fails if a step has
 finish() {
     printf '\n=== summary\n'
-    printf '%s\n' "${summary[@]}"
-    if [ ${#failed[@]} -gt 0 ]; then
-        printf 'FAILED: %s\n' "${failed[*]}"
+    cat "$steps"
+    if grep -q ' FAILED (status' "$steps"; then
+        echo 'FAILED'
         exit 1
     fi
     printf 'all steps passed\n'
