@@ -6,8 +6,13 @@
 HOLEY_SUITE=trixie
 # Bump when make_root changes what is in the root without the package list changing.
 HOLEY_ROOT_VERSION=1
-HOLEY_ROOT_PACKAGES=$(sed -e '/^#/d' "$HOLEY_TOP/scripts/lib/root.packages" | tr -s '[:space:]' ' ')
-HOLEY_ROOT=$HOLEY_CACHE/root-$(key "$HOLEY_SUITE" "$HOLEY_ROOT_VERSION" "$HOLEY_ROOT_PACKAGES")
+
+# packages_of LIST: the words of scripts/lib/LIST.packages
+packages_of() { sed -e '/^#/d' "$HOLEY_TOP/scripts/lib/$1.packages" | tr -s '[:space:]' ' '; }
+
+HOLEY_ROOT=$HOLEY_CACHE/root-$(key "$HOLEY_SUITE" "$HOLEY_ROOT_VERSION" "$(packages_of root)")
+# What the machines of a cluster boot into: a Debian of its own, which nothing is built in.
+HOLEY_CLUSTER_ROOT=$HOLEY_CACHE/cluster-$(key "$HOLEY_SUITE" "$HOLEY_ROOT_VERSION" "$(packages_of cluster)")
 
 # Tools that the machine itself must have.
 HOLEY_HOST_COMMANDS=(mmdebstrap bwrap)
@@ -59,15 +64,15 @@ deb $security $HOLEY_SUITE-security main
 END
 }
 
-# Backports never win by themselves (their priority is 100): only the kernel packages are asked for there.
+# make_root LIST: a Debian with these packages, in $HOLEY_SCRATCH. Backports never win by themselves (their priority is
+# 100): only the kernel packages are asked for there.
 make_root() {
-    local log=$HOLEY_CACHE/root.log proxy
+    local log=$HOLEY_CACHE/$1.log proxy
     proxy=$(apt-config shell p Acquire::http::Proxy 2>/dev/null | sed -n "s/^p='\(.*\)'\$/\1/p" || true)
     root_sources >"$HOLEY_CACHE/sources.list"
-    say "making the tool root (Debian $HOLEY_SUITE, once; about a minute): $HOLEY_ROOT"
     # shellcheck disable=SC2016 # the hook's $1 is mmdebstrap's
     quietly "$log" env PATH=/usr/sbin:/usr/bin:/sbin:/bin mmdebstrap --variant=apt --format=directory \
-        --include="$HOLEY_ROOT_PACKAGES" \
+        --include="$(packages_of "$1")" \
         --aptopt='APT::Install-Recommends "false"' \
         --aptopt='Acquire::Retries "3"' \
         ${proxy:+--aptopt="Acquire::http::Proxy \"$proxy\""} \
@@ -79,14 +84,22 @@ make_root() {
 
 # Make the root unless it is there. Nothing to do inside of it.
 ensure_root() {
-    [ -n "${DMHOLEY_IN_ROOT:-}" ] && return 0
+    [ -n "${DMHOLEY_IN_ROOT:-}" ] || ensure_tree root "the tool root (Debian $HOLEY_SUITE)" "$HOLEY_ROOT"
+}
+
+# The same for the root of a cluster's machines.
+ensure_cluster_root() { ensure_tree cluster "a Debian for machines of a cluster" "$HOLEY_CLUSTER_ROOT"; }
+
+# ensure_tree LIST WHAT PATH
+ensure_tree() {
     need_host_tools
-    [ -d "$HOLEY_ROOT" ] && return 0
-    lock root
-    if [ ! -d "$HOLEY_ROOT" ]; then
-        scratch "${HOLEY_ROOT##*/}"
-        make_root
-        keep_as "$HOLEY_ROOT"
+    [ -d "$3" ] && return 0
+    lock "$1"
+    if [ ! -d "$3" ]; then
+        scratch "${3##*/}"
+        say "making $2, once; about a minute: $3"
+        make_root "$1"
+        keep_as "$3"
     fi
-    unlock root
+    unlock "$1"
 }
