@@ -20,8 +20,8 @@ import time
 LEAVE_SECONDS = 30
 # How long a boot may take. Emulated processors of an overloaded machine sometimes never come up.
 BOOT_SECONDS = 120
-# A debug kernel is that much slower.
-DEBUG_FACTOR = 4
+# A debug kernel is that much slower, and so is one processor on virtual time beside other work.
+SLOW_FACTOR = 4
 SCAN_SECONDS = 400
 
 
@@ -95,8 +95,8 @@ class Machine:
 class Guest:
     """A running machine. `run()` returns when it has ended; the attributes then tell how."""
 
-    def __init__(self, machine, keys, debug=False, quiet=False):
-        self.boot_limit = BOOT_SECONDS * (DEBUG_FACTOR if debug else 1)
+    def __init__(self, machine, keys, slow=False, quiet=False):
+        self.boot_limit = BOOT_SECONDS * (SLOW_FACTOR if slow else 1)
         self.channels = machine.channels
         self.keys = keys
         self.quiet = quiet

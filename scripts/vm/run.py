@@ -234,7 +234,7 @@ def start(options, quiet=False):
             console.symlink_to(Path(options.console).resolve())
         os.mkfifo(f"{console}.in")
         keys = os.open(f"{console}.in", os.O_RDWR)
-        guest = qemu.Guest(machine, keys, is_debug(kernel), quiet)
+        guest = qemu.Guest(machine, keys, is_debug(kernel) or options.icount, quiet)
         try:
             guest.run(options.timeout)
         finally:
