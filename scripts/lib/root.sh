@@ -88,7 +88,11 @@ ensure_root() {
 }
 
 # The same for the root of a cluster's machines.
-ensure_cluster_root() { ensure_tree cluster "a Debian for machines of a cluster" "$HOLEY_CLUSTER_ROOT"; }
+ensure_cluster_root() {
+    [ ! -d "$HOLEY_CLUSTER_ROOT" ] || return 0
+    [ -z "${DMHOLEY_IN_ROOT:-}" ] || die "there is no Debian for machines of a cluster yet; make it: scripts/setup --cluster"
+    ensure_tree cluster "a Debian for machines of a cluster" "$HOLEY_CLUSTER_ROOT"
+}
 
 # ensure_tree LIST WHAT PATH
 ensure_tree() {

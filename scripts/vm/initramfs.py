@@ -113,8 +113,12 @@ def libraries(programs):
     return sorted(found)
 
 
-def pack_tools(cpio):
-    """The base: folders, busybox under all its names, the tools of the list."""
+# What a guest needs until it has another root.
+FEW = ["/usr/bin/busybox", "/usr/bin/kmod", "/usr/sbin/modprobe", "/usr/sbin/insmod"]
+
+
+def pack_tools(cpio, listed):
+    """The base: folders, busybox under all its names, the listed tools."""
     for name in ("bin", "sbin", "lib", "lib64"):
         cpio.directory(f"usr/{name}")
         cpio.symlink(name, f"usr/{name}")
@@ -127,7 +131,7 @@ def pack_tools(cpio):
     cpio.file("etc/group", b"root:x:0:\ndisk:x:6:\n")
     cpio.device("dev/console", 5, 1)
     cpio.device("dev/null", 1, 3)
-    tools = [path for path in words(HERE / "tools.list") if os.path.exists(path)]
+    tools = [path for path in listed if os.path.exists(path)]
     for path in tools:
         cpio.copy(path)
     linked = [path for path in tools if os.path.isfile(path) and (os.access(path, os.X_OK) or path.endswith(".so"))]
@@ -141,10 +145,11 @@ def pack_tools(cpio):
             cpio.symlink(applet, "/usr/bin/busybox")
 
 
-def tools_archive(cache, root):
-    """The tools of the root whose name says what it holds."""
+def tools_archive(cache, root, few=False):
+    """The tools of the root whose name says what it holds: those of the list, or few."""
+    name, listed = ("few", FEW) if few else ("tools", words(HERE / "tools.list"))
     key = (root, (HERE / "tools.list").read_bytes(), Path(__file__).read_bytes())
-    return cached(cache / "initramfs", "tools", key, pack_tools)
+    return cached(cache / "initramfs", name, key, lambda cpio: pack_tools(cpio, listed))
 
 
 def read_module(path):

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 # How long a guest may take, after its command has ended, to check itself and to power off.
@@ -23,11 +24,16 @@ BOOT_SECONDS = 120
 # A debug kernel is that much slower, and so is one processor on virtual time beside other work.
 SLOW_FACTOR = 4
 SCAN_SECONDS = 400
+# The longest packet in the network of a cluster: fewer of them to carry.
+MTU = 9000
+
+
+LIBC = ctypes.CDLL(None)
 
 
 def die_with_parent():
-    """Run in the child: the kernel kills it when this process is gone, however it went."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    """Run in the child: the kernel kills it when the thread that started it is gone, however it went."""
+    LIBC.prctl(1, signal.SIGKILL)
 
 
 def size_in_bytes(text):
@@ -36,6 +42,30 @@ def size_in_bytes(text):
     if unit is None or not text[:-1].isdigit():
         return None
     return int(text[:-1]) << unit
+
+
+def nameless(size):
+    """The descriptor of a file of zeroes that has no name."""
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:
+        file.truncate(size)
+        return os.dup(file.fileno())
+
+
+class Disk:
+    """A disk that outlives a machine, or that several have at a time.
+
+    A shared one is coherent: QEMU keeps nothing of a raw file in its own memory, so that what a machine is told to be
+    written is in the page cache of this host, which is what all machines read from. A flush then adds nothing that
+    another machine could see. What a machine has not sent yet is lost with it, as with real disks.
+    """
+
+    def __init__(self, size, shared=False):
+        self.size = size_in_bytes(size) if isinstance(size, str) else size
+        self.shared = shared
+        self.fd = nameless(self.size)
+
+    def close(self):
+        os.close(self.fd)
 
 
 class Machine:
@@ -71,19 +101,36 @@ class Machine:
         self.args += ["-chardev", f"socket,id={name},fd={self.fds[-1]}"]
         return ours
 
+    def port(self, name):
+        """One more channel to the guest, which finds it as dmholey.NAME."""
+        self.channels[name] = self.channel(name)
+        self.args += ["-device", f"virtserialport,chardev={name},nr={len(self.channels) - 1},name=dmholey.{name}"]
+
     def disk(self, number, disk):
-        path, _, flags = disk.partition(",")
-        size = size_in_bytes(path)
-        if size is not None:
-            with tempfile.TemporaryFile(dir="/var/tmp") as file:
-                file.truncate(size)
-                self.fds.append(os.dup(file.fileno()))
-            self.args += ["-add-fd", f"fd={self.fds[-1]},set={number}"]
+        shared = isinstance(disk, Disk) and disk.shared
+        path, _, flags = ("", "", "") if isinstance(disk, Disk) else disk.partition(",")
+        if isinstance(disk, Disk):
+            fd = os.dup(disk.fd)
+        else:
+            size = size_in_bytes(path)
+            fd = None if size is None else nameless(size)
+        if fd is not None:
+            self.fds.append(fd)
+            self.args += ["-add-fd", f"fd={fd},set={number}"]
             path = f"/dev/fdset/{number}"
         node = {"driver": "raw", "node-name": f"disk{number}", "discard": "unmap", "read-only": flags == "ro"}
         node["file"] = {"driver": "file", "filename": path, "read-only": flags == "ro"}
+        if shared:
+            node["file"]["locking"] = "off"
         self.args += ["-blockdev", json.dumps(node)]
-        self.args += ["-device", f"virtio-blk-pci,drive=disk{number},serial=disk{number}"]
+        device = f"virtio-blk-pci,id=vd{number},drive=disk{number},serial=disk{number}"
+        self.args += ["-device", device + (",share-rw=on" if shared else "")]
+
+    def network(self, channel, mac):
+        """A network interface whose other end is a stream of frames, each behind its length in four bytes."""
+        self.fds.append(channel.detach())
+        self.args += ["-netdev", f"stream,id=net,addr.type=fd,addr.str={self.fds[-1]}"]
+        self.args += ["-device", f"virtio-net-pci,netdev=net,mac={mac},host_mtu={MTU},romfile="]
 
     def share(self, tag, path, writable):
         readonly = "off" if writable else "on"
@@ -92,12 +139,41 @@ class Machine:
         self.args += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
 
 
+class Monitor:
+    """QEMU's own commands (QMP)."""
+
+    def __init__(self, channel):
+        self.channel = channel
+        self.stream = None
+        self.lock = threading.Lock()
+
+    def execute(self, command, **arguments):
+        """Its answer; an OSError or a ValueError if there is none."""
+        with self.lock:
+            if self.stream is None:
+                self.channel.settimeout(60)
+                self.stream = self.channel.makefile("rw")
+                self.stream.readline()
+                self.exchange("qmp_capabilities", {})
+            return self.exchange(command, arguments)
+
+    def exchange(self, command, arguments):
+        self.stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.stream.flush()
+        while "event" in (reply := json.loads(self.stream.readline() or "{}")):
+            pass
+        if "return" not in reply:
+            raise OSError(f"QEMU does not do {command}: {reply.get('error', {}).get('desc', 'it is gone')}")
+        return reply["return"]
+
+
 class Guest:
     """A running machine. `run()` returns when it has ended; the attributes then tell how."""
 
     def __init__(self, machine, keys, slow=False, quiet=False):
         self.boot_limit = BOOT_SECONDS * (SLOW_FACTOR if slow else 1)
         self.channels = machine.channels
+        self.monitor = Monitor(self.channels["qmp"])
         self.keys = keys
         self.quiet = quiet
         self.exit_status = None
@@ -124,7 +200,7 @@ class Guest:
         self.timeout = timeout
         self.deadline = self.started + min(timeout, self.boot_limit)
         selector = selectors.DefaultSelector()
-        for name in ("out", "err", "status"):
+        for name in self.channels.keys() - {"qmp"}:
             selector.register(self.channels[name], selectors.EVENT_READ, name)
         try:
             while selector.get_map() and self.serve(selector):
@@ -192,19 +268,8 @@ class Guest:
 
     def sysrq(self, keys):
         """On a serial console a break and a letter make a magic SysRq."""
-        channel = self.channels["qmp"]
-        channel.settimeout(2)
-        stream = channel.makefile("rw")
-        commands = [{"execute": "qmp_capabilities"}]
-        stream.readline()
         for key in keys:
-            commands.append({"execute": "chardev-send-break", "arguments": {"id": "console"}})
-            for command in commands:
-                stream.write(json.dumps(command) + "\n")
-                stream.flush()
-                while "event" in json.loads(stream.readline() or "{}"):
-                    pass
-            commands.clear()
+            self.monitor.execute("chardev-send-break", id="console")
             time.sleep(0.3)
             os.write(self.keys, bytes([key]))
             time.sleep(0.7)

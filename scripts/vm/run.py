@@ -19,6 +19,7 @@ CACHE = Path(os.environ["DMHOLEY_CACHE"])
 
 TIMED_OUT, BAD_LOG, BOOT_FAILED, NO_MACHINE, OWN_HIGH = 240, 241, 242, 243, 239
 USAGE = 2
+ROOTS = ("initramfs", "host", "cluster")
 
 EPILOG = f"""
 The exit status is the command's own, or
@@ -51,7 +52,7 @@ def parse(argv):
     add("--disk", action="append", default=[], metavar="SIZE|FILE[,ro]", help="a temporary disk, or a raw image file")
     add("--share", action="append", default=[], metavar="DIR[:ro]", help="show a folder at its own path")
     add("--exchange", metavar="DIR", help="the folder behind /exchange; a temporary one otherwise")
-    add("--root", choices=("initramfs", "host"), default="initramfs", help="host: the tool root's whole userland")
+    add("--root", choices=ROOTS, default="initramfs", help="the userland: host, the tool root; cluster, a Debian of its own")
     add("--timeout", type=float, default=300, metavar="S", help="seconds of real time, boot included (300)")
     add("--icount", action="store_true", help="virtual time: one CPU, one instruction a nanosecond, repeatable")
     add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if it has been seen to work")
@@ -93,6 +94,17 @@ def kernel_facts(name):
     return Path(folder), release
 
 
+def root_folder(name):
+    """Where the guest's userland lies here."""
+    if name == "host":
+        return os.environ["DMHOLEY_IN_ROOT"]
+    command = [TOP / "scripts/setup", "--none", "--cluster", "--print", "cluster-root"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        fail("the root for machines of a cluster is not to be had (above is why)")
+    return done.stdout.strip()
+
+
 def is_debug(kernel):
     return kernel.name.startswith("debug-")
 
@@ -125,10 +137,10 @@ def module_file(options, release):
 
 
 def program_files(options):
-    """Programs for the guest: the named ones, and dmholey as built last."""
+    """Programs for the guest: the named ones, and dmholey as built last, but for a cluster: it is large."""
     built = [TOP / "target" / profile / "dmholey" for profile in ("release", "debug")]
     built = sorted((path for path in built if path.exists()), key=lambda path: -path.stat().st_mtime)
-    tools = [Path(path) for path in options.tool] + built[:1]
+    tools = [Path(path) for path in options.tool] + ([] if options.root == "cluster" else built[:1])
     for path in tools:
         if not os.access(path, os.X_OK):
             fail(f"--tool {path}: not a program")
@@ -192,12 +204,41 @@ def guest_config(options, mounts):
     lines = [f"{tag} {'rw,cache=mmap' if rw else 'ro,cache=loose'} {there}" for tag, _, there, rw in mounts]
     return {
         "LOAD": " ".join(initramfs.load_first()),
-        "USERLAND": options.root,
+        "USERLAND": "initramfs" if options.root == "initramfs" else "host",
         "SHARES": "\n".join(lines),
         "WATCHDOG": "60" if slow else "10",
         "HUNG": "120" if slow else "60",
         "KMEMLEAK": "1",
     }
+
+
+def make_initrd(options, kernel, release, mounts, scratch, more=()):
+    """The initramfs, in the scratch folder."""
+    parts = [
+        initramfs.tools_archive(CACHE, os.environ["DMHOLEY_IN_ROOT"], options.root == "cluster"),
+        initramfs.modules_archive(CACHE, kernel, release, scratch / "stage"),
+    ]
+    initrd = scratch / "initrd"
+    files = run_files(options, release, guest_config(options, mounts))
+    initramfs.write(initrd, parts, files + list(more))
+    return initrd
+
+
+def make_machine(options, kernel, initrd, mounts, console):
+    append = (
+        "console=ttyS0 panic=-1 oops=panic reboot=t sysrq_always_enabled printk.devkmsg=on rdinit=/init "
+        "ignore_loglevel rcupdate.rcu_cpu_stall_timeout=60 random.trust_cpu=on no_timer_check "
+    )
+    if is_debug(kernel):
+        # Of writes to freed memory KASAN sees the processors', this those of devices.
+        append += "page_poison=1 "
+    machine = qemu.Machine(options, kernel / "bzImage", initrd, append + options.append, console)
+    for tag, here, _, writable in mounts:
+        machine.share(tag, here, writable)
+    if options.root != "initramfs":
+        machine.share("root", root_folder(options.root), False)
+    os.mkfifo(f"{console}.in")
+    return machine
 
 
 def start(options, quiet=False):
@@ -208,31 +249,14 @@ def start(options, quiet=False):
         exchange = Path(options.exchange).resolve() if options.exchange else scratch / "exchange"
         exchange.mkdir(exist_ok=True)
         mounts = shares(options, exchange)
-        parts = [
-            initramfs.tools_archive(CACHE, os.environ["DMHOLEY_IN_ROOT"]),
-            initramfs.modules_archive(CACHE, kernel, release, scratch / "stage"),
-        ]
-        initrd = scratch / "initrd"
-        initramfs.write(initrd, parts, run_files(options, release, guest_config(options, mounts)))
-        append = (
-            "console=ttyS0 panic=-1 oops=panic reboot=t sysrq_always_enabled printk.devkmsg=on rdinit=/init "
-            "ignore_loglevel rcupdate.rcu_cpu_stall_timeout=60 random.trust_cpu=on "
-        )
-        if is_debug(kernel):
-            # Of writes to freed memory KASAN sees the processors', this those of devices.
-            append += "page_poison=1 "
+        initrd = make_initrd(options, kernel, release, mounts, scratch)
         console = scratch / "console"
-        machine = qemu.Machine(options, kernel / "bzImage", initrd, append + options.append, console)
-        for tag, here, _, writable in mounts:
-            machine.share(tag, here, writable)
-        if options.root == "host":
-            machine.share("root", os.environ["DMHOLEY_IN_ROOT"], False)
+        machine = make_machine(options, kernel, initrd, mounts, console)
         if options.verbose:
             say(shlex.join(machine.args))
         if options.console:
             Path(options.console).write_bytes(b"")
             console.symlink_to(Path(options.console).resolve())
-        os.mkfifo(f"{console}.in")
         keys = os.open(f"{console}.in", os.O_RDWR)
         guest = qemu.Guest(machine, keys, is_debug(kernel) or options.icount, quiet)
         try:
@@ -298,4 +322,5 @@ def main():
         sys.exit(141)
 
 
-main()
+if __name__ == "__main__":
+    main()
