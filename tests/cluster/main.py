@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs the tests of clusters of virtual machines (see --help). Started by scripts/vm/cluster test, inside the tool root."""
+
+import argparse
+import json
+import random
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import cluster
+import faults
+import fleet
+import lun
+
+FIRST_SEED = 1
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="scripts/vm/cluster test",
+        description="Test clusters of virtual machines: faults under load on a shared disk, and reservations on a LUN. "
+        "Without arguments, what takes some minutes.",
+        epilog="A fault of a round is drawn from the seed, after all have had their turn. The last line is the sum.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--rounds", type=int, metavar="N", help="so many faults, one after the other")
+    add("--seed", type=int, default=FIRST_SEED, metavar="S", help="what is drawn depends on it (%(default)s)")
+    add("--list", action="store_true", help="print names, and what each shows")
+    add("--json", metavar="FILE", help="write the results there, too")
+    add("--keep", metavar="DIR", help="keep the kernels' and the agents' logs")
+    add("--vm", action="append", default=[], metavar="OPTION", help="an option of scripts/vm/run, as --vm=--kernel=debug")
+    add("-v", "--verbose", action="store_true", help="tell what is asked")
+    add("texts", nargs="*", metavar="TEXT", help="only tests with this in their name")
+    return parser.parse_args(argv)
+
+
+def tests():
+    """All tests: name, what it shows."""
+    named = {f"fault/{name}": function for name, function in faults.ALL.items()}
+    return named | {f"lun/{name}": function for name, function in lun.ALL.items()}
+
+
+def chosen(options):
+    """The faults of this run, and the tests of LUNs."""
+    names = [name for name in tests() if not options.texts or any(text in name for text in options.texts)]
+    luns = [name.removeprefix("lun/") for name in names if name.startswith("lun/")]
+    pool = [name.removeprefix("fault/") for name in names if name.startswith("fault/")]
+    if options.rounds is None:
+        return (pool if options.texts else faults.QUICK), luns
+    numbers, drawn = random.Random(options.seed), []
+    while pool and len(drawn) < options.rounds:
+        drawn += numbers.sample(pool, len(pool))
+    return drawn[: options.rounds], luns if options.texts else []
+
+
+class Session:
+    """What came of the tests."""
+
+    def __init__(self, options):
+        self.options = options
+        self.started = time.monotonic()
+        self.results = []
+        self.totals = {}
+        self.facts = {}
+
+    def say(self, text):
+        print(f"[{time.monotonic() - self.started:6.0f} s] {text}", flush=True)
+
+    def note(self, name, began, failure, details=None):
+        seconds = time.monotonic() - began
+        self.results.append({"name": name, "seconds": round(seconds, 1), "failure": failure, "details": details})
+        self.say(f"{'FAIL' if failure else 'ok  '} {name} ({seconds:.0f} s) {'' if failure else details or ''}")
+        if failure:
+            print("| " + failure.replace("\n", "\n| "), flush=True)
+
+    def add(self, counts):
+        for name, count in counts.items():
+            self.totals[name] = self.totals.get(name, 0) + count
+
+    def machines(self):
+        made = cluster.Cluster(self.options.vm, self.options.keep, self.options.verbose)
+        self.facts = {"accelerator": made.options.accel, "kernel": made.release}
+        return made
+
+
+def explain(error):
+    return str(error) if isinstance(error, cluster.Failed) else "".join(traceback.format_exception(error))
+
+
+def run_faults(session, names):
+    """Rounds, in one cluster for as long as nothing fails."""
+    left = list(enumerate(names))
+    while left:
+        with session.machines() as machines:
+            left = run_some(session, machines, left)
+
+
+def run_some(session, machines, left):
+    """What is left when something has failed, or nothing."""
+    nodes = fleet.Fleet(machines, session.options.seed)
+    began, name, number = time.monotonic(), "begin", 0
+    try:
+        faults.begin(nodes)
+        session.say(f"{len(nodes.members)} nodes are up and loaded ({machines.options.accel})")
+        for number, name in left:
+            began = time.monotonic()
+            numbers = random.Random(f"{session.options.seed} {number} {name}")
+            details = faults.ALL[name](nodes, numbers)
+            faults.heal(nodes)
+            faults.check(nodes)
+            reports = machines.reports()
+            if reports:
+                raise cluster.Failed("a kernel reports:\n" + "\n".join(reports))
+            session.note(f"fault/{name}", began, None, details)
+        return []
+    except Exception as error:
+        session.note(f"fault/{name}", began, explain(error) + "\n" + last_words(nodes))
+        return [] if name == "begin" else [(other, each) for other, each in left if other > number]
+    finally:
+        session.add(nodes.counts | {"sectors compared": nodes.sectors_compared, "fenced by agents": len(nodes.fenced)})
+        session.add(nodes.totals())
+        keep_logs(session.options.keep, nodes)
+        nodes.close()
+
+
+def last_words(nodes):
+    lines = []
+    for member in nodes.members.values():
+        at = "off" if not member.node.is_on else "paused" if member.node.paused else "on"
+        lines.append(f"{member.name} is {at}; its agent's last words:")
+        lines += [f"    {line}" for _, line in member.agent_log[-12:]]
+    return "\n".join(lines)
+
+
+def keep_logs(folder, nodes):
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for member in nodes.members.values():
+            text = "".join(f"{at:.3f} {line}\n" for at, line in member.agent_log)
+            (Path(folder) / f"{member.name}.agent.log").write_text(text)
+
+
+def run_luns(session, names):
+    for name in names:
+        began = time.monotonic()
+        try:
+            with session.machines() as machines:
+                details = lun.ALL[name](machines)
+                reports = machines.reports()
+                if reports:
+                    raise cluster.Failed("a kernel reports:\n" + "\n".join(reports))
+            session.note(f"lun/{name}", began, None, details)
+        except Exception as error:
+            session.note(f"lun/{name}", began, explain(error))
+
+
+def table(session):
+    """How often each was tried, and what came of it."""
+    rows = {}
+    for result in session.results:
+        row = rows.setdefault(result["name"], {"tried": 0, "failed": 0})
+        row["tried"] += 1
+        row["failed"] += result["failure"] is not None
+    width = max(map(len, rows), default=0)
+    for name, row in rows.items():
+        print(f"{name:{width}} {row['tried']:5} tried {row['failed']:5} failed")
+    for name, count in session.totals.items():
+        print(f"{name:{width}} {count:12,}")
+    return rows
+
+
+def main(argv):
+    options = parse(argv)
+    if options.list:
+        for name, function in tests().items():
+            print(f"{name}: {function.__doc__.strip()}")
+        return 0
+    names, luns = chosen(options)
+    if not names and not luns:
+        print("no test has that in its name (--list tells the names)", file=sys.stderr)
+        return 2
+    session = Session(options)
+    run_faults(session, names)
+    run_luns(session, luns)
+    rows = table(session)
+    failed = sum(row["failed"] for row in rows.values())
+    if options.json:
+        timed = [result["details"] for result in session.results if "detection" in (result["details"] or {})]
+        report = {
+            "seed": options.seed,
+            **session.facts,
+            "seconds": round(time.monotonic() - session.started),
+            "faults": rows,
+            "checked": session.totals,
+            "failover": timed,
+            "rounds": session.results,
+        }
+        Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{len(session.results) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    cluster.guarded(main, sys.argv[1:])
