@@ -358,6 +358,8 @@ class Cluster:
         self.options = run.parse([*base, *arguments, "--", "/bin/sh", "-c", START])
         if self.options.accel == "auto":
             self.options.accel = "kvm" if run.kvm_works(self.options) else "tcg"
+        if self.is_slow:
+            self.options.append += " mitigations=off cryptomgr.notests"
         self.keep = Path(keep) if keep else None
         self.verbose = verbose
         self.kernel, self.release = run.kernel_facts(self.options.kernel)
