@@ -169,7 +169,7 @@ def cut_copier(fleet, numbers):
     directions = numbers.choice(["to", "from", "both"])
     port.deaf, port.mute = directions != "from", directions != "to"
     if numbers.random() < 0.3:
-        time.sleep(numbers.uniform(0, fleet.patience / 2))
+        time.sleep(numbers.uniform(0, fleet.patience / 4))
         port.deaf = port.mute = False
     else:
         fleet.eventually(60, lambda: fleet.is_fenced_since(began, victim), f"{victim} is fenced")
@@ -210,7 +210,7 @@ def short_cut_of_writer(fleet, numbers):
     port = fleet.node(writer).port
     some_time(numbers)
     port.deaf = port.mute = True
-    time.sleep(numbers.uniform(0, fleet.patience / 2))
+    time.sleep(numbers.uniform(0, fleet.patience / 4))
     port.deaf = port.mute = False
     fleet.progress(writer, 30)
     fleet.eventually(30, lambda: fleet.role(writer) == "writer", f"{writer} is the writer")
@@ -240,7 +240,7 @@ def full_overlay(fleet, numbers):
     fleet.at(victim, "leave")
     fleet.stop_load(victim)
     fleet.kill_agent(victim)
-    sectors = 2048 + 1024 * numbers.randrange(3)
+    sectors = 12288 + 4096 * numbers.randrange(3)
     fleet.table(victim, "cow", f"0 {sectors} linear {fleet.device(victim, 'cow')} 0")
     fleet.start_agent(victim)
     fleet.join(victim, writer)
