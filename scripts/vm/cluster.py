@@ -32,7 +32,7 @@ LIFE = 7 * 86400
 # How often a boot is tried that gets stuck, as emulated processors of an overloaded machine do.
 BOOTS = 3
 PATH = "/holey/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-START = f"exec env -u LC_ALL PATH={PATH} LANG=C.UTF-8 python3 -B /holey/bin/cluster-agent"
+START = f"exec env -u LC_ALL PATH={PATH} LANG=C.UTF-8 python3 -ISB /holey/bin/cluster-agent"
 
 
 class Failed(Exception):
