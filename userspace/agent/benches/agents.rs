@@ -69,11 +69,7 @@ async fn agents(copiers: usize) -> (Vec<Agent>, Epoch) {
         agent.join(copier as u64).await;
     }
     for _ in 0..copiers {
-        let joined = |order| match order {
-            Order::Epoch(epoch) => Some(epoch),
-            _ => None,
-        };
-        epoch = agents[0].order(joined).await;
+        epoch = agents[0].epoch().await;
     }
     (agents, epoch)
 }

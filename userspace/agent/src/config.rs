@@ -30,6 +30,7 @@ struct File {
     volume: Volume,
     devices: Option<Devices>,
     listen: Option<String>,
+    metrics: Option<String>,
     /// Fences a copier that is silent.
     fence: Option<String>,
     #[serde(default = "beat_ms")]
@@ -95,6 +96,8 @@ pub struct Config {
     pub devices: Option<Devices>,
     /// Where this node listens, if that is not its address in `nodes`.
     pub listen: Option<String>,
+    /// Where this node tells its figures, if it does.
+    pub metrics: Option<String>,
     /// A command for the shell that fences the node `$DMHOLEY_NODE`.
     pub fence: Option<String>,
     /// Time between two signs of life.
@@ -163,6 +166,7 @@ impl Config {
             volume: file.volume,
             devices: file.devices,
             listen: file.listen,
+            metrics: file.metrics,
             fence: file.fence,
             beat: Duration::from_millis(file.beat_ms),
             patience: Duration::from_millis(file.patience_ms),

@@ -11,6 +11,8 @@ use crate::driver::Report;
 use crate::driver::Status;
 use crate::kernel::Handle;
 use crate::kernel::Merging;
+use crate::names::role_name;
+use crate::names::Names;
 use dmholey::cluster::Peer;
 use dmholey::cluster::Reply;
 use dmholey::cluster::Request;
@@ -33,7 +35,6 @@ use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 use tokio::process;
 use tokio::sync::mpsc;
-use tokio::sync::oneshot;
 use tokio::sync::watch;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -71,6 +72,7 @@ impl Default for News {
 #[derive(Debug)]
 pub struct Control {
     config: Arc<Config>,
+    names: Names,
     inlets: Inlets,
     target: Handle,
     device: String,
@@ -92,6 +94,7 @@ impl Control {
         let (told, news) = watch::channel(News::default());
         tokio::spawn(listen(config.clone(), inlets.clone(), reports, told));
         Arc::new(Self {
+            names: Names::of(&config),
             config,
             inlets,
             target,
@@ -156,6 +159,7 @@ impl Control {
             }
             Request::Recycle { wait } => {
                 self.leave(wait).await?;
+                self.inlets.figures.recycles.inc();
                 self.join(wait).await?;
             }
             Request::Takeover {
@@ -296,25 +300,17 @@ impl Control {
     }
 
     async fn ask(&self) -> Outcome<Status> {
-        let (answer, status) = oneshot::channel();
-        let sent = self.inlets.engine.send(Command::Status(answer)).await;
-        let gone = "the agent ends".to_owned();
-        match sent {
-            Ok(()) => status.await.map_err(|_| gone),
-            Err(_) => Err(gone),
-        }
+        let status = self.inlets.status().await;
+        status.ok_or_else(|| "the agent ends".to_owned())
     }
 
     fn node(&self, name: &str) -> Outcome<NodeId> {
-        let mut nodes = self.config.nodes.values();
-        nodes
-            .find(|peer| peer.name == name)
-            .map(|peer| peer.id)
-            .ok_or_else(|| format!("there is no node {name} in the configuration"))
+        let node = self.names.find(name);
+        node.ok_or_else(|| format!("there is no node {name} in the configuration"))
     }
 
     fn name(&self, node: NodeId) -> &str {
-        self.config.nodes.get(&node).map_or("?", |peer| &peer.name)
+        self.names.name(node)
     }
 
     fn describe(&self, status: &Status) -> dmholey::cluster::Status {
@@ -342,17 +338,6 @@ impl Control {
     }
 }
 
-const fn role_name(role: RoleName) -> &'static str {
-    match role {
-        RoleName::Idle => "idle",
-        RoleName::Joining => "joining",
-        RoleName::Copier => "copier",
-        RoleName::Claiming => "claiming",
-        RoleName::Writer => "writer",
-        RoleName::Demoting => "demoting",
-    }
-}
-
 /// Remembers what the driver reports, and has silent copiers fenced if there is a command for that.
 async fn listen(
     config: Arc<Config>,
@@ -360,6 +345,7 @@ async fn listen(
     mut reports: mpsc::UnboundedReceiver<Report>,
     told: watch::Sender<News>,
 ) {
+    let names = Names::of(&config);
     while let Some(report) = reports.recv().await {
         match report {
             Report::Role(role) => {
@@ -368,7 +354,7 @@ async fn listen(
             Report::Refused(refusal) => {
                 told.send_modify(|news| {
                     news.refusals += 1;
-                    news.refusal = Some(refusal.to_string());
+                    news.refusal = Some(names.refusal(refusal));
                 });
             }
             Report::Suspect(node, attachment) => {
@@ -400,7 +386,10 @@ async fn fence(command: String, name: String, fenced: Input, inlets: Inlets) {
     info!("{name} is being fenced");
     let mut shell = process::Command::new("/bin/sh");
     shell.args(["-c", &command]).env("DMHOLEY_NODE", &name);
-    match shell.status().await {
+    let status = shell.status().await;
+    let well = status.as_ref().is_ok_and(|status| status.success());
+    inlets.figures.fence(well);
+    match status {
         Ok(status) if status.success() => {
             info!("{name} is fenced");
             if inlets.engine.send(Command::Input(fenced)).await.is_err() {

@@ -9,6 +9,9 @@
 use crate::config::Config;
 use crate::link::Event;
 use crate::link::Outgoing;
+use crate::metrics::Figures;
+use crate::metrics::PeerFigures;
+use crate::names::Names;
 use crate::promises::Promises;
 use dmholey_cluster::event::Action;
 use dmholey_cluster::event::Before;
@@ -105,6 +108,10 @@ pub struct Status {
     pub connected: NodeSet,
     /// A writer's copiers, and whether they have joined.
     pub members: Vec<(NodeId, Attachment, bool)>,
+    /// Those of them that are suspected.
+    pub suspected: NodeSet,
+    /// How many requests they have not answered.
+    pub outstanding: BTreeMap<NodeId, u64>,
     /// Those for whom a claim waits.
     pub waiting: NodeSet,
     /// Whether an overlay is being merged into the volume.
@@ -122,6 +129,17 @@ pub struct Inlets {
     pub needs: mpsc::Sender<(Epoch, Vec<Range>)>,
     /// From the engine.
     pub engine: mpsc::Sender<Command>,
+    /// What happens is counted here.
+    pub figures: Figures,
+}
+
+impl Inlets {
+    /// How things are; `None` if the driver has ended.
+    pub async fn status(&self) -> Option<Status> {
+        let (answer, status) = oneshot::channel();
+        self.engine.send(Command::Status(answer)).await.ok()?;
+        status.await.ok()
+    }
 }
 
 /// The other ends of [`Inlets`], for [`Driver::new`].
@@ -131,6 +149,7 @@ pub struct Queues {
     target: mpsc::Receiver<Input>,
     needs: mpsc::Receiver<(Epoch, Vec<Range>)>,
     engine: mpsc::Receiver<Command>,
+    figures: Figures,
 }
 
 /// Queues to a driver.
@@ -139,17 +158,20 @@ pub fn queues() -> (Inlets, Queues) {
     let (target, target_queue) = mpsc::channel(QUEUE);
     let (needs, need_queue) = mpsc::channel(QUEUE);
     let (engine, engine_queue) = mpsc::channel(QUEUE);
+    let figures = Figures::default();
     let inlets = Inlets {
         events,
         target,
         needs,
         engine,
+        figures: figures.clone(),
     };
     let queues = Queues {
         events: event_queue,
         target: target_queue,
         needs: need_queue,
         engine: engine_queue,
+        figures,
     };
     (inlets, queues)
 }
@@ -160,7 +182,9 @@ pub struct Driver<T> {
     node: Node,
     target: T,
     promises: Promises,
+    names: Names,
     links: BTreeMap<NodeId, (u64, Outgoing)>,
+    counted: BTreeMap<NodeId, PeerFigures>,
     reports: mpsc::UnboundedSender<Report>,
     queues: Queues,
     role: RoleName,
@@ -194,11 +218,17 @@ impl<T: Target> Driver<T> {
         let mut actions = Vec::new();
         let memory = promises.memory().clone();
         let node = Node::new(settings, before, memory, Duration::ZERO, &mut actions);
+        let counted = config.peers().map(|peer| {
+            let figures = queues.figures.peer(&peer.name);
+            (peer.id, figures)
+        });
         let mut driver = Self {
             node,
             target,
             promises,
+            names: Names::of(config),
             links: BTreeMap::new(),
+            counted: counted.collect(),
             reports,
             queues,
             role: RoleName::Idle,
@@ -225,7 +255,7 @@ impl<T: Target> Driver<T> {
                 // Outside of a writer they are taken and ignored: behind them may be what the target has to say.
                 Some(need) = self.queues.needs.recv(), if has_room => self.need(need)?,
                 command = self.queues.engine.recv() => match command {
-                    Some(Command::Input(input)) => self.input(input)?,
+                    Some(Command::Input(input)) => self.command(input)?,
                     Some(Command::Status(answer)) => {
                         // Whoever asked may not wait any more.
                         let _ = answer.send(self.status());
@@ -240,12 +270,24 @@ impl<T: Target> Driver<T> {
         }
     }
 
+    fn command(&mut self, input: Input) -> io::Result<()> {
+        let members = self.node.members().len();
+        let fences = matches!(input, Input::Fenced(..));
+        self.input(input)?;
+        if fences && self.node.members().len() < members {
+            self.queues.figures.evictions.inc();
+        }
+        Ok(())
+    }
+
     fn status(&self) -> Status {
         Status {
             role: self.node.role(),
             ballot: self.node.ballot(),
             connected: self.links.keys().copied().collect(),
             members: self.node.members(),
+            suspected: self.node.suspected(),
+            outstanding: self.node.outstanding(),
             waiting: self.node.waiting(),
             merging: self.node.is_merging(),
         }
@@ -255,20 +297,30 @@ impl<T: Target> Driver<T> {
         match event {
             Event::Up(peer, number, outgoing) => {
                 if self.links.insert(peer, (number, outgoing)).is_some() {
-                    self.input(Input::Down(peer))?;
+                    self.down(peer)?;
                 }
                 self.input(Input::Up(peer))
             }
             Event::Message(peer, number, message) if self.is_current(peer, number) => {
+                if let Some(figures) = self.counted.get_mut(&peer) {
+                    figures.receives(&message);
+                }
                 self.input(Input::Message(peer, message))
             }
             Event::Down(peer, number) if self.is_current(peer, number) => {
                 self.links.remove(&peer);
-                self.input(Input::Down(peer))
+                self.down(peer)
             }
             // From a stream that was given up.
             Event::Message(..) | Event::Down(..) => Ok(()),
         }
+    }
+
+    fn down(&mut self, peer: NodeId) -> io::Result<()> {
+        if let Some(figures) = self.counted.get_mut(&peer) {
+            figures.loses();
+        }
+        self.input(Input::Down(peer))
     }
 
     fn is_current(&self, peer: NodeId, number: u64) -> bool {
@@ -302,13 +354,27 @@ impl<T: Target> Driver<T> {
         self.node.handle(input, now, &mut actions);
         self.act(actions)?;
         let role = self.node.role();
-        if std::mem::replace(&mut self.role, role) != role {
+        let before = std::mem::replace(&mut self.role, role);
+        if before != role {
             self.since = Instant::now();
+            self.count(before, role);
             self.awaited = NodeSet::EMPTY;
             info!(role = ?role, ballot = %self.node.ballot(), "role");
             self.report(Report::Role(role));
         }
         Ok(())
+    }
+
+    fn count(&self, before: RoleName, now: RoleName) {
+        let figures = &self.queues.figures;
+        match (before, now) {
+            (_, RoleName::Writer) => figures.claim(true),
+            (RoleName::Claiming, _) => figures.claim(false),
+            (RoleName::Joining, RoleName::Copier) => {
+                figures.joins.inc();
+            }
+            _ => {}
+        }
     }
 
     /// Reports, once for each claim, the nodes that have been silent for long and that it waits for.
@@ -320,7 +386,8 @@ impl<T: Target> Driver<T> {
             return;
         }
         for node in silent.iter() {
-            warn!("{node} is silent; the claim waits for it");
+            let name = self.names.name(node);
+            warn!("{name} is silent; the claim waits for it");
             self.awaited.insert(node);
             self.report(Report::Awaited(node));
         }
@@ -345,7 +412,8 @@ impl<T: Target> Driver<T> {
                 Action::Demote => self.target.act(Order::Demote),
                 Action::Promise(node, ballot) => {
                     self.promises.keep(node, ballot).inspect_err(|error| {
-                        error!("cannot remember the ballot {ballot} of {node}: {error}");
+                        let name = self.names.name(node);
+                        error!("cannot remember the ballot {ballot} of {name}: {error}");
                     })?;
                 }
                 Action::Won(ballot) => self.promises.won(ballot).inspect_err(|error| {
@@ -354,18 +422,21 @@ impl<T: Target> Driver<T> {
                 Action::Serve => self.target.act(Order::Serve(self.node.ballot())),
                 Action::Detach => self.target.act(Order::Detach),
                 Action::Suspect(node, attachment) => {
-                    warn!("{node} is silent; writes wait for it");
+                    warn!("{} is silent; writes wait for it", self.names.name(node));
                     self.report(Report::Suspect(node, attachment));
                 }
                 Action::WriterLost(node) => {
-                    warn!("the writer, {node}, is silent");
+                    warn!("the writer, {}, is silent", self.names.name(node));
                     self.report(Report::WriterLost(node));
                 }
                 Action::Refused(refusal) => {
-                    warn!("{refusal}");
+                    warn!("{}", self.names.refusal(refusal));
                     self.report(Report::Refused(refusal));
                 }
-                Action::Fault(node, what) => warn!("{node} is not to be understood: {what}"),
+                Action::Fault(node, what) => {
+                    let name = self.names.name(node);
+                    warn!("{name} is not to be understood: {what}");
+                }
             }
         }
         Ok(())
@@ -375,11 +446,14 @@ impl<T: Target> Driver<T> {
         let Some((_, outgoing)) = self.links.get(&peer) else {
             return Ok(());
         };
+        if let Some(figures) = self.counted.get_mut(&peer) {
+            figures.sends(&message);
+        }
         if outgoing.queue.try_send(message).is_err() {
             // It takes nothing, or it has ended and that has not been said yet.
-            warn!("the stream to {peer} is given up");
+            warn!("the stream to {} is given up", self.names.name(peer));
             self.links.remove(&peer);
-            self.input(Input::Down(peer))?;
+            self.down(peer)?;
         }
         Ok(())
     }

@@ -88,6 +88,13 @@ pub struct Devices {
     pub cow: PathBuf,
 }
 
+impl Devices {
+    /// The name of the second device that there is while an overlay is being merged.
+    pub fn helper(&self) -> String {
+        format!("{}-writer", self.name)
+    }
+}
+
 /// What happens to a target.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
@@ -291,7 +298,7 @@ impl Worker {
         Ok(Self {
             dm: Dm::open()?,
             name: devices.name.clone(),
-            helper: format!("{}-writer", devices.name),
+            helper: devices.helper(),
             volume: volume.number,
             cow: cow.number,
             chunk,
@@ -464,6 +471,7 @@ impl Worker {
             Job::Order(Order::Promote(ballot, epoch, content)) => {
                 self.ballot = ballot;
                 let promoted = self.promote(epoch, content);
+                self.inlets.figures.promotion(promoted.is_ok());
                 self.outcome = promoted.map_err(|error| error.to_string());
                 if let Err(error) = &self.outcome {
                     error!("{} cannot become the writer's: {error}", self.name);

@@ -12,6 +12,10 @@
 //! | [`port`] | what the module's targets are told, and tell |
 //! | [`kernel`] | the target of this node: its devices |
 //! | [`control`] | what commands ask of it |
+//! | [`observe`] | what the kernel says of its targets |
+//! | [`metrics`] | figures for operators |
+//! | [`http`] | where they are served |
+//! | [`names`] | what people call nodes and roles |
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +23,11 @@ pub mod config;
 pub mod control;
 pub mod driver;
 pub mod hello;
+pub mod http;
 pub mod kernel;
 pub mod link;
+pub mod metrics;
+pub mod names;
+pub mod observe;
 pub mod port;
 pub mod promises;

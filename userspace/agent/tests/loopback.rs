@@ -9,15 +9,23 @@ use cluster::id;
 use cluster::Agent;
 use cluster::Cluster;
 use dmholey_agent::config::Config;
-use dmholey_agent::driver::Order;
 use dmholey_agent::driver::Report;
 use dmholey_agent::driver::Status;
+use dmholey_agent::http;
+use dmholey_agent::metrics::Exporter;
+use dmholey_agent::names::Names;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::event::RoleName;
 use dmholey_cluster::ids::Attachment;
 use dmholey_cluster::ids::NodeSet;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_from_the_start_to_a_take_over() {
@@ -30,12 +38,8 @@ async fn three_nodes_from_the_start_to_a_take_over() {
     agents[2].join(22).await;
     let both = |status: &Status| status.members.iter().filter(|member| member.2).count() == 2;
     agents[0].until("both are members", both).await;
-    let joined = |order| match order {
-        Order::Epoch(epoch) => Some(epoch),
-        _ => None,
-    };
-    let _ = agents[0].order(joined).await;
-    let epoch = agents[0].order(joined).await;
+    let _ = agents[0].epoch().await;
+    let epoch = agents[0].epoch().await;
     agents[0].write(epoch, 0..5000).await;
 
     // A copier dies. Its chunks are waited for until it is fenced.
@@ -64,6 +68,54 @@ async fn three_nodes_from_the_start_to_a_take_over() {
     assert_eq!(agents[0].status().await.role, RoleName::Writer);
     let state = cluster.folder.path().join("1/state/promises.toml");
     assert!(Path::new(&state).exists());
+}
+
+/// What there is at an address, over HTTP.
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_are_served() {
+    let mut cluster = Cluster::new(2).await;
+    let names = Names::of(&cluster.config(0, "test", "n0", &cluster.authority));
+    let mut agents: Vec<Agent> = (0..2).map(|node| cluster.start(node)).collect();
+    agents[0].promote(NodeSet::EMPTY).await;
+    agents[1].join(11).await;
+    let epoch = agents[0].epoch().await;
+    agents[0].write(epoch, 0..100).await;
+
+    let exporter = Exporter::new(names, agents[0].inlets.clone(), None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(http::serve(listener, Arc::new(exporter)));
+    let text = get(address, "/metrics").await;
+    assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    for line in [
+        r#"dmholey_cluster_node{cluster="test",node="n0",version=""#,
+        r#"dmholey_cluster_role{role="writer"} 1"#,
+        r#"dmholey_cluster_role{role="copier"} 0"#,
+        "dmholey_cluster_ballot 1",
+        "dmholey_cluster_members 1",
+        r#"dmholey_cluster_peer_connected{peer="n1"} 1"#,
+        r#"dmholey_cluster_peer_copier{peer="n1"} 1"#,
+        r#"dmholey_cluster_peer_suspected{peer="n1"} 0"#,
+        r#"dmholey_cluster_requests_sent_total{peer="n1"} 100"#,
+        r#"dmholey_cluster_requests_answered_total{peer="n1"} 100"#,
+        r#"dmholey_cluster_requests_outstanding{peer="n1"} 0"#,
+        r#"dmholey_cluster_round_trip_seconds_bucket{le="+Inf",peer="n1"}"#,
+        r#"dmholey_cluster_claims_total{result="won"} 1"#,
+        "# EOF",
+    ] {
+        let mut lines = text.lines();
+        assert!(lines.any(|other| other.starts_with(line)), "{line}\n{text}");
+    }
+    assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));
 }
 
 /// Whoever does not belong there is never connected.

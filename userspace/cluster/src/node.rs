@@ -179,6 +179,22 @@ impl Node {
         }
     }
 
+    /// A writer's copiers that are suspected.
+    pub fn suspected(&self) -> NodeSet {
+        match &self.role {
+            Role::Writer(writer) => writer.suspected(),
+            _ => NodeSet::EMPTY,
+        }
+    }
+
+    /// How many requests each of a writer's copiers has not answered.
+    pub fn outstanding(&self) -> BTreeMap<NodeId, u64> {
+        match &self.role {
+            Role::Writer(writer) => writer.outstanding_by_member(),
+            _ => BTreeMap::new(),
+        }
+    }
+
     /// Does what follows from an input.
     pub fn handle(&mut self, input: Input, now: Duration, actions: &mut Vec<Action>) {
         match input {

@@ -83,6 +83,21 @@ impl Writer {
         self.board.len()
     }
 
+    /// Those that each member has not answered.
+    pub(crate) fn outstanding_by_member(&self) -> BTreeMap<NodeId, u64> {
+        let open = |&node: &NodeId| (node, self.board.unanswered(node).count() as u64);
+        self.members.keys().map(open).collect()
+    }
+
+    /// Those that are suspected.
+    pub(crate) fn suspected(&self) -> NodeSet {
+        let members = self.members.iter();
+        members
+            .filter(|(_, member)| member.suspected)
+            .map(|(&node, _)| node)
+            .collect()
+    }
+
     /// The copiers, and whether their views are fixed.
     pub(crate) fn members(&self) -> impl Iterator<Item = (NodeId, Attachment, bool)> + '_ {
         self.members

@@ -14,8 +14,12 @@ use dmholey_agent::config::Config;
 use dmholey_agent::control::Control;
 use dmholey_agent::driver::queues;
 use dmholey_agent::driver::Driver;
+use dmholey_agent::http;
 use dmholey_agent::kernel;
 use dmholey_agent::link;
+use dmholey_agent::metrics::Exporter;
+use dmholey_agent::names::Names;
+use dmholey_agent::observe::Observer;
 use rustix::mm::MlockAllFlags;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -136,6 +140,14 @@ async fn cluster(args: &Cluster) -> anyhow::Result<()> {
     let (before, target) = kernel::start(&config, &devices, &inlets)?;
     let driver = Driver::new(&config, before, target.clone(), queues, reports)?;
     link::start(&config, listener, &inlets.events);
+    if let Some(address) = &config.metrics {
+        let listener = TcpListener::bind(address).await;
+        let listener =
+            listener.with_context(|| format!("cannot listen on {address}, for metrics"))?;
+        let observer = Arc::new(Observer::new(&devices)?);
+        let exporter = Exporter::new(Names::of(&config), inlets.clone(), Some(observer));
+        tokio::spawn(http::serve(listener, Arc::new(exporter)));
+    }
     let device = dmholey::dm::node::path(&devices.name).display().to_string();
     let control = Control::new(config, inlets, target, device, reported);
     control

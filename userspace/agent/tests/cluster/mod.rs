@@ -28,7 +28,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -164,13 +163,7 @@ impl Agent {
     }
 
     pub(crate) async fn status(&self) -> Status {
-        let (answer, asked) = oneshot::channel();
-        self.inlets
-            .engine
-            .send(Command::Status(answer))
-            .await
-            .unwrap();
-        asked.await.unwrap()
+        self.inlets.status().await.unwrap()
     }
 
     /// Waits until its status is such.
@@ -216,6 +209,15 @@ impl Agent {
             .await
             .unwrap();
         epoch
+    }
+
+    /// The next epoch that begins because somebody joins.
+    pub(crate) async fn epoch(&mut self) -> Epoch {
+        let begins = |order| match order {
+            Order::Epoch(epoch) => Some(epoch),
+            _ => None,
+        };
+        self.order(begins).await
     }
 
     pub(crate) async fn join(&mut self, attachment: u64) {
