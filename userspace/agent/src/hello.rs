@@ -10,10 +10,16 @@ use crate::config::Peer;
 use crate::config::Volume;
 use dmholey_cluster::ids::NodeId;
 use dmholey_cluster::message::VERSION;
+use ring::digest::Context;
+use ring::digest::SHA256;
+use ring::digest::SHA256_OUTPUT_LEN;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 use serde::Serialize;
+
+/// The length of a digest, in bytes: that of SHA-256.
+pub const DIGEST: usize = SHA256_OUTPUT_LEN;
 
 /// What a node says of itself. Its first bytes stay in all versions: whoever speaks another one can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +34,8 @@ pub struct Hello {
     pub chunks: u64,
     /// The length of a chunk, in sectors.
     pub chunk_sectors: u32,
+    /// What [`digest`] makes of all nodes: each node asks those of its own configuration, so all have to name the same.
+    pub nodes: [u8; DIGEST],
 }
 
 /// Why a peer is not talked to.
@@ -45,6 +53,9 @@ pub enum HelloError {
     /// Another volume.
     #[error("its volume has {0} chunks of {1} sectors")]
     Volume(u64, u32),
+    /// A configuration that names other nodes.
+    #[error("its configuration names other nodes: [[nodes]] has to have the same ids and names on all hosts")]
+    Nodes,
     /// A node that should not be there.
     #[error("it says that it is node {0}, which it cannot be")]
     Node(u8),
@@ -66,6 +77,7 @@ impl Hello {
             cluster: config.cluster.clone(),
             chunks,
             chunk_sectors,
+            nodes: digest(config.nodes.values()),
         }
     }
 
@@ -101,6 +113,9 @@ impl Hello {
         if volume != config.volume {
             return Err(HelloError::Volume(hello.chunks, hello.chunk_sectors));
         }
+        if hello.nodes != digest(config.nodes.values()) {
+            return Err(HelloError::Nodes);
+        }
         let wrong = HelloError::Node(hello.node);
         let peer = NodeId::new(hello.node)
             .filter(|&node| expected.is_none_or(|expected| expected == node))
@@ -114,6 +129,23 @@ impl Hello {
     }
 }
 
+/// The SHA-256 of each node's number, one byte, the length of its name, eight bytes with the lowest first, and the name;
+/// the lowest number first. Addresses are left out: a node may be reached by several.
+pub fn digest<'a>(nodes: impl Iterator<Item = &'a Peer>) -> [u8; DIGEST] {
+    let mut nodes: Vec<&Peer> = nodes.collect();
+    nodes.sort_by_key(|peer| peer.id);
+    let mut context = Context::new(&SHA256);
+    for peer in nodes {
+        context.update(&[peer.id.number()]);
+        context.update(&(peer.name.len() as u64).to_le_bytes());
+        context.update(peer.name.as_bytes());
+    }
+    let mut bytes = [0; DIGEST];
+    // The algorithm gives as many.
+    bytes.copy_from_slice(context.finish().as_ref());
+    bytes
+}
+
 /// Whether a certificate, the chain of which has been verified, is for this name.
 fn is_made_out_to(certificate: &CertificateDer<'_>, name: &str) -> bool {
     let Ok(name) = ServerName::try_from(name) else {
@@ -121,4 +153,41 @@ fn is_made_out_to(certificate: &CertificateDer<'_>, name: &str) -> bool {
     };
     webpki::EndEntityCert::try_from(certificate)
         .is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(id: u8, name: &str, address: &str) -> Peer {
+        Peer {
+            id: NodeId::new(id).unwrap(),
+            name: name.to_owned(),
+            address: address.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_digest_is_of_numbers_and_names() {
+        let all = [peer(1, "n1", "a:1"), peer(2, "n2", "b:1")];
+        let same = [peer(2, "n2", "c:1"), peer(1, "n1", "d:1")];
+        assert_eq!(digest(all.iter()), digest(same.iter()));
+        // As printf '\1\2\0\0\0\0\0\0\0n1\2\2\0\0\0\0\0\0\0n2' | sha256sum says.
+        let hex: String = digest(all.iter())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(
+            hex,
+            "5e6dbbcdbd92455ec53b53a9e6415b8c1d90d87e112b555c826b4bdfc22e4f35"
+        );
+        for other in [
+            vec![peer(1, "n1", "a:1")],
+            vec![peer(1, "n1", "a:1"), peer(3, "n2", "b:1")],
+            vec![peer(1, "n1", "a:1"), peer(2, "n3", "b:1")],
+            vec![peer(1, "n2", "a:1"), peer(2, "n1", "b:1")],
+        ] {
+            assert_ne!(digest(all.iter()), digest(other.iter()));
+        }
+    }
 }

@@ -145,3 +145,16 @@ async fn a_certificate_of_another_node_is_refused() {
 async fn another_authority_is_refused() {
     stranger(|cluster| cluster.config(2, "test", "n2", &authority())).await;
 }
+
+#[tokio::test]
+async fn a_configuration_with_other_nodes_is_refused() {
+    stranger(|cluster| {
+        let mut config = cluster.config(2, "test", "n2", &cluster.authority);
+        let mut more = config.nodes[&id(1)].clone();
+        more.id = id(3);
+        more.name = "n3".to_owned();
+        config.nodes.insert(more.id, more);
+        config
+    })
+    .await;
+}

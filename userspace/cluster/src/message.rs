@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 /// Changes when a message does. Peers with different versions do not talk.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// No message is longer than this when encoded, in bytes.
 pub const MAX_LEN: usize = 256 << 10;
