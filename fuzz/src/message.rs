@@ -53,6 +53,7 @@ fn node(bytes: &mut Bytes<'_>, actions: &mut Vec<dmholey_cluster::event::Action>
         chunks: CHUNKS,
         beat: Duration::from_secs(1),
         patience: Duration::from_secs(5),
+        keep_patience: Duration::from_secs(20),
         most_requests: 100,
     };
     let ballot = Ballot { number: 2, node: 1 };

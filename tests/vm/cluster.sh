@@ -126,6 +126,8 @@ t_copiers() {
     is n1 writer
     is n2 copier
     equal "$(fact n1 '[.peers[].copier] | all')" true
+    equal "$(fact n1 '[.peers[].suspected] | any')" false
+    equal "$(fact n2 '.overlay.total_sectors')" $(size n2-cow)
     scribble n1 disk 2 --ops 100 --max 64
     check n2 n2
     scribble n2 n2 3 --ops 100 --max 64
@@ -304,6 +306,70 @@ t_claim_taken_back() {
     fill n1 disk 2
     check n2 n2
 }
+
+# The kernel refuses to make a copier the writer's, and does it later: the overlay is what it was.
+# limit: 120
+t_promotion_refused() {
+    cluster
+    scribble n2 n2 2 --ops 100 --max 64
+    power_off n1
+    # Its writes would not be counted.
+    dmsetup create plain --table "0 $(size disk) holey-origin $D/n2-disk"
+    contains "$(status_is 7 dmholey cluster --socket $FOLDER/n2.sock takeover --fenced n1)" 'it is tried again'
+    is n2 writer
+    contains "$(fact n2 .trouble)" 'does not become'
+    scribble n2 n2 3 --ops 50 --max 64
+    # An agent that starts anew meanwhile finds a copier.
+    kill_agent n2
+    agent n2
+    is n2 copier
+    status_is 7 dmholey cluster --socket $FOLDER/n2.sock takeover --fenced n1 >/dev/null
+    scribble n2 n2 4 --ops 50 --max 64
+    remove plain
+    eventually 20 untroubled n2
+    eventually 30 is_settled n2
+    check disk n2
+    check n3 n3
+    scribble n2 n2 5 --ops 50 --max 64
+    check disk n2
+    check n3 n3
+}
+
+untroubled() { [ "$(fact $1 .trouble)" = null ]; }
+
+# status_is STATUS COMMAND...: runs what ends with this status; what it says
+status_is() {
+    local text status=0
+    text=$("${@:2}" 2>&1) || status=$?
+    [ $status -eq $1 ] || die "ends with $status, not $1: ${*:2}"
+    echo "$text"
+}
+
+# A node that is connected and answers nothing to a claim is fenced by the command, as one that is gone.
+# limit: 120
+t_deaf_node() {
+    cluster
+    kill_agent n2 TERM
+    configure n2 <<END
+fence = "echo \$DMHOLEY_NODE >>$WORK/fenced"
+END
+    agent n2
+    eventually 20 connected n2 n3
+    scribble n1 disk 2 --ops 50 --max 64
+    # Its kernel takes what comes, but nobody reads it.
+    kill_agent n3 STOP
+    power_off n1
+    fence n3
+    at n2 takeover
+    equal "$(sort -u $WORK/fenced)" $'n1\nn3'
+    eventually 30 is_settled n2
+    check disk n2
+    kill_agent n3 CONT
+    eventually 20 is n3 idle
+}
+
+# connected NODE PEER
+connected() { [ "$(fact $1 ".peers[] | select(.node == \"$2\") | .connected")" = true ]; }
 
 # What is asked in vain is answered.
 # limit: 120

@@ -37,6 +37,8 @@ struct File {
     beat_ms: u64,
     #[serde(default = "patience_ms")]
     patience_ms: u64,
+    #[serde(default = "keep_patience_ms")]
+    keep_patience_ms: u64,
     tls: Tls,
     nodes: Vec<Peer>,
 }
@@ -47,6 +49,10 @@ const fn beat_ms() -> u64 {
 
 const fn patience_ms() -> u64 {
     3000
+}
+
+const fn keep_patience_ms() -> u64 {
+    30_000
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,6 +110,8 @@ pub struct Config {
     pub beat: Duration,
     /// After so much silence somebody is suspected.
     pub patience: Duration,
+    /// And so is a copier that has kept nothing for so long, while others do.
+    pub keep_patience: Duration,
     /// For streams that this node opens.
     pub client: Arc<ClientConfig>,
     /// For streams that others open.
@@ -156,6 +164,11 @@ impl Config {
             let text = "patience_ms has to be at least twice beat_ms, and that not 0";
             return Err(wrong(text.into()));
         }
+        if file.keep_patience_ms < file.patience_ms {
+            return Err(wrong(
+                "keep_patience_ms has to be at least patience_ms".into(),
+            ));
+        }
         let folder = path.parent().unwrap_or(Path::new("."));
         let (client, server) = file.tls.load(folder)?;
         Ok(Self {
@@ -170,6 +183,7 @@ impl Config {
             fence: file.fence,
             beat: Duration::from_millis(file.beat_ms),
             patience: Duration::from_millis(file.patience_ms),
+            keep_patience: Duration::from_millis(file.keep_patience_ms),
             client: Arc::new(client),
             server: Arc::new(server),
         })

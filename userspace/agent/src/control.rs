@@ -9,10 +9,14 @@ use crate::driver::Command;
 use crate::driver::Inlets;
 use crate::driver::Report;
 use crate::driver::Status;
+use crate::engine;
+use crate::engine::News;
 use crate::kernel::Handle;
 use crate::kernel::Merging;
 use crate::names::role_name;
 use crate::names::Names;
+use crate::observe::Observed;
+use crate::observe::Observer;
 use dmholey::cluster::Peer;
 use dmholey::cluster::Reply;
 use dmholey::cluster::Request;
@@ -33,40 +37,20 @@ use tokio::io::AsyncWriteExt;
 use tokio::io::BufReader;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
-use tokio::process;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tracing::error;
-use tracing::info;
 use tracing::warn;
 
 /// Why a node does not become something.
 const BUSY: &str = "this node has another role already; end that first";
 /// The longest request.
 const MOST_BYTES: u64 = 1 << 16;
+/// How long the kernel may take to say how its targets are.
+const KERNEL: Duration = Duration::from_secs(2);
 /// How long a request may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(10);
-
-/// What the node has said last.
-#[derive(Clone, Debug)]
-pub struct News {
-    role: RoleName,
-    /// How often something was refused, and the last reason.
-    refusals: u64,
-    refusal: Option<String>,
-}
-
-impl Default for News {
-    fn default() -> Self {
-        Self {
-            role: RoleName::Idle,
-            refusals: 0,
-            refusal: None,
-        }
-    }
-}
 
 /// What commands are given.
 #[derive(Debug)]
@@ -76,11 +60,41 @@ pub struct Control {
     inlets: Inlets,
     target: Handle,
     device: String,
+    observer: Arc<Observer>,
     news: watch::Receiver<News>,
     attaching: Mutex<()>,
 }
 
-type Outcome<T> = Result<T, String>;
+/// Why a command was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It cannot be, as things are.
+    Refused(String),
+    /// It is a matter of time.
+    Later(String),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Refused(text)
+    }
+}
+
+impl Failure {
+    /// The reason.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Refused(text) | Self::Later(text) => text,
+        }
+    }
+}
+
+type Outcome<T> = Result<T, Failure>;
+
+/// Who has started it may start it again.
+fn ended() -> Failure {
+    Failure::Later("the agent ends".to_owned())
+}
 
 impl Control {
     /// The control of an agent whose driver reports to `reports`.
@@ -89,16 +103,23 @@ impl Control {
         inlets: Inlets,
         target: Handle,
         device: String,
+        observer: Arc<Observer>,
         reports: mpsc::UnboundedReceiver<Report>,
     ) -> Arc<Self> {
         let (told, news) = watch::channel(News::default());
-        tokio::spawn(listen(config.clone(), inlets.clone(), reports, told));
+        tokio::spawn(engine::listen(
+            config.clone(),
+            inlets.clone(),
+            reports,
+            told,
+        ));
         Arc::new(Self {
             names: Names::of(&config),
             config,
             inlets,
             target,
             device,
+            observer,
             news,
             attaching: Mutex::new(()),
         })
@@ -141,9 +162,13 @@ impl Control {
         }
         let done = match serde_json::from_str(&line) {
             Ok(request) => self.handle(request).await,
-            Err(error) => Err(format!("a request is not to be understood: {error}")),
+            Err(error) => Err(format!("a request is not to be understood: {error}").into()),
         };
-        let reply = done.map_or_else(Reply::Failed, Reply::Done);
+        let reply = match done {
+            Ok(status) => Reply::Done(status),
+            Err(Failure::Refused(why)) => Reply::Failed(why),
+            Err(Failure::Later(why)) => Reply::Later(why),
+        };
         if let Ok(text) = serde_json::to_vec(&reply) {
             // Whoever asked may not wait any more.
             let _ = to.write_all(&text).await;
@@ -172,7 +197,7 @@ impl Control {
                 let half_merged = half_merged.map(|name| self.node(&name)).transpose()?;
                 let status = self.ask().await?;
                 match status.role {
-                    RoleName::Writer | RoleName::Demoting => return Err(BUSY.to_owned()),
+                    RoleName::Writer | RoleName::Demoting => return Err(BUSY.to_owned().into()),
                     RoleName::Idle => self.check_merge(half_merged, status.ballot)?,
                     _ => {}
                 }
@@ -190,14 +215,14 @@ impl Control {
                 let member = status.members.iter().find(|(id, ..)| *id == node);
                 let attachment = member.map(|&(_, attachment, _)| attachment);
                 if attachment.is_none() && !status.waiting.contains(node) {
-                    return Err(
-                        "this node has no such copier, and waits for no such node".to_owned()
-                    );
+                    let text = "this node has no such copier, and waits for no such node";
+                    return Err(text.to_owned().into());
                 }
                 self.send(Input::Fenced(node, attachment)).await?;
             }
         }
-        Ok(self.describe(&self.ask().await?))
+        let status = self.ask().await?;
+        Ok(self.describe(&status, self.observe().await))
     }
 
     async fn join(&self, wait: u64) -> Outcome<()> {
@@ -205,7 +230,7 @@ impl Control {
         let attaching = self.attaching.lock().await;
         let status = self.ask().await?;
         if status.role != RoleName::Idle {
-            return Err(BUSY.to_owned());
+            return Err(BUSY.to_owned().into());
         }
         self.check_merge(None, status.ballot)?;
         let mut number = [0; 8];
@@ -228,8 +253,8 @@ impl Control {
         }
         self.send(Input::Demote).await?;
         match self.ask().await?.role {
-            RoleName::Claiming => Err("the claim cannot be taken back".to_owned()),
-            RoleName::Writer => Err("the claim has succeeded".to_owned()),
+            RoleName::Claiming => Err("the claim cannot be taken back".to_owned().into()),
+            RoleName::Writer => Err("the claim has succeeded".to_owned().into()),
             _ => Ok(()),
         }
     }
@@ -239,7 +264,7 @@ impl Control {
             RoleName::Joining | RoleName::Copier => {
                 self.become_role(Input::Detach, RoleName::Idle, wait).await
             }
-            _ => Err("this node is no copier".to_owned()),
+            _ => Err("this node is no copier".to_owned().into()),
         }
     }
 
@@ -250,13 +275,14 @@ impl Control {
         match begun {
             Some(merging) if merging.ballot < known => {
                 // Whoever that is, it has had a whole view.
-                Merging::forget(&self.config.state).map_err(|error| error.to_string())
+                Ok(Merging::forget(&self.config.state).map_err(|error| error.to_string())?)
             }
             Some(_) if half_merged != Some(self.config.me) => Err(format!(
                 "this node has merged a part of its overlay, and knows of no later writer: end that by takeover \
                  --half-merged {}, or connect it to the writer that there is",
                 self.name(self.config.me)
-            )),
+            )
+            .into()),
             _ => Ok(()),
         }
     }
@@ -282,12 +308,12 @@ impl Control {
                 [] => String::new(),
                 _ => format!(", and waits for {}", names.join(", ")),
             };
-            return Err(format!(
+            return Err(Failure::Later(format!(
                 "after {wait} s it is still {}{waiting}; it goes on",
                 role_name(status.role)
-            ));
+            )));
         };
-        let news = reached.map_err(|_| "the agent ends".to_owned())?;
+        let news = reached.map_err(|_| ended())?;
         match &news.refusal {
             Some(refusal) if news.refusals != before => Err(refusal.clone()),
             _ => Ok(()),
@@ -296,24 +322,33 @@ impl Control {
 
     async fn send(&self, input: Input) -> Outcome<()> {
         let sent = self.inlets.engine.send(Command::Input(input)).await;
-        sent.map_err(|_| "the agent ends".to_owned())
+        sent.map_err(|_| ended())
     }
 
     async fn ask(&self) -> Outcome<Status> {
         let status = self.inlets.status().await;
-        status.ok_or_else(|| "the agent ends".to_owned())
+        status.ok_or_else(ended)
     }
 
     fn node(&self, name: &str) -> Outcome<NodeId> {
         let node = self.names.find(name);
-        node.ok_or_else(|| format!("there is no node {name} in the configuration"))
+        let unknown = || format!("there is no node {name} in the configuration").into();
+        node.ok_or_else(unknown)
     }
 
     fn name(&self, node: NodeId) -> &str {
         self.names.name(node)
     }
 
-    fn describe(&self, status: &Status) -> dmholey::cluster::Status {
+    /// What the kernel says; nothing if it takes too long.
+    async fn observe(&self) -> Observed {
+        let observer = self.observer.clone();
+        let look = tokio::task::spawn_blocking(move || observer.look());
+        let looked = timeout(KERNEL, look).await.ok();
+        looked.and_then(Result::ok).unwrap_or_default()
+    }
+
+    fn describe(&self, status: &Status, observed: Observed) -> dmholey::cluster::Status {
         let news = self.news.borrow().clone();
         let peers = self.config.peers().map(|peer| Peer {
             node: peer.name.clone(),
@@ -323,6 +358,7 @@ impl Control {
                 .iter()
                 .find(|(id, ..)| *id == peer.id)
                 .map(|&(_, _, joined)| joined),
+            suspected: status.suspected.contains(peer.id),
             awaited: status.waiting.contains(peer.id),
         });
         dmholey::cluster::Status {
@@ -333,70 +369,9 @@ impl Control {
             merging: status.merging,
             peers: peers.collect(),
             device: self.device.clone(),
-            refusal: news.refusal,
+            overlay: observed.overlay,
+            trouble: self.target.trouble(),
+            refusal: news.refusal.map(|refusal| refusal.text().to_owned()),
         }
-    }
-}
-
-/// Remembers what the driver reports, and has silent copiers fenced if there is a command for that.
-async fn listen(
-    config: Arc<Config>,
-    inlets: Inlets,
-    mut reports: mpsc::UnboundedReceiver<Report>,
-    told: watch::Sender<News>,
-) {
-    let names = Names::of(&config);
-    while let Some(report) = reports.recv().await {
-        match report {
-            Report::Role(role) => {
-                told.send_modify(|news| news.role = role);
-            }
-            Report::Refused(refusal) => {
-                told.send_modify(|news| {
-                    news.refusals += 1;
-                    news.refusal = Some(names.refusal(refusal));
-                });
-            }
-            Report::Suspect(node, attachment) => {
-                begin_fencing(&config, node, Some(attachment), &inlets);
-            }
-            Report::Awaited(node) => begin_fencing(&config, node, None, &inlets),
-            // Who is to be the writer then is for the engine to say.
-            Report::WriterLost(_) => {}
-        }
-    }
-}
-
-/// Has a node fenced, if there is a command for that.
-fn begin_fencing(config: &Config, node: NodeId, attachment: Option<Attachment>, inlets: &Inlets) {
-    if let Some(command) = config.fence.clone() {
-        let name = config.nodes.get(&node).map(|peer| peer.name.clone());
-        let fenced = Input::Fenced(node, attachment);
-        tokio::spawn(fence(
-            command,
-            name.unwrap_or_default(),
-            fenced,
-            inlets.clone(),
-        ));
-    }
-}
-
-/// Runs the command. Its exit status tells whether the node is fenced.
-async fn fence(command: String, name: String, fenced: Input, inlets: Inlets) {
-    info!("{name} is being fenced");
-    let mut shell = process::Command::new("/bin/sh");
-    shell.args(["-c", &command]).env("DMHOLEY_NODE", &name);
-    let status = shell.status().await;
-    let well = status.as_ref().is_ok_and(|status| status.success());
-    inlets.figures.fence(well);
-    match status {
-        Ok(status) if status.success() => {
-            info!("{name} is fenced");
-            if inlets.engine.send(Command::Input(fenced)).await.is_err() {
-                info!("the agent ends");
-            }
-        }
-        Ok(status) => error!("{name} could not be fenced: {status}; writes wait for it"),
-        Err(error) => error!("{command}: {error}; writes wait for {name}"),
     }
 }

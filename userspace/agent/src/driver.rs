@@ -82,8 +82,8 @@ pub enum Report {
     WriterLost(NodeId),
     /// See [`Action::Refused`].
     Refused(Refusal),
-    /// A claim waits for a node that is silent.
-    Awaited(NodeId),
+    /// The claim of this ballot waits for a node that does not answer.
+    Awaited(NodeId, Ballot),
     /// The node has another role.
     Role(RoleName),
 }
@@ -129,8 +129,22 @@ pub struct Inlets {
     pub needs: mpsc::Sender<(Epoch, Vec<Range>)>,
     /// From the engine.
     pub engine: mpsc::Sender<Command>,
+    /// For what the agent cannot go on without.
+    pub failed: Failed,
     /// What happens is counted here.
     pub figures: Figures,
+}
+
+/// Ends the driver, and with it the agent: the next one finds out how things are.
+#[derive(Clone, Debug)]
+pub struct Failed(mpsc::Sender<String>);
+
+impl Failed {
+    /// Says what has failed; only the first counts.
+    pub fn tell(&self, what: &str) {
+        // Without room, or a driver, it is about to end.
+        let _ = self.0.try_send(what.to_owned());
+    }
 }
 
 impl Inlets {
@@ -149,6 +163,7 @@ pub struct Queues {
     target: mpsc::Receiver<Input>,
     needs: mpsc::Receiver<(Epoch, Vec<Range>)>,
     engine: mpsc::Receiver<Command>,
+    failed: mpsc::Receiver<String>,
     figures: Figures,
 }
 
@@ -158,12 +173,14 @@ pub fn queues() -> (Inlets, Queues) {
     let (target, target_queue) = mpsc::channel(QUEUE);
     let (needs, need_queue) = mpsc::channel(QUEUE);
     let (engine, engine_queue) = mpsc::channel(QUEUE);
+    let (failed, failures) = mpsc::channel(1);
     let figures = Figures::default();
     let inlets = Inlets {
         events,
         target,
         needs,
         engine,
+        failed: Failed(failed),
         figures: figures.clone(),
     };
     let queues = Queues {
@@ -171,9 +188,18 @@ pub fn queues() -> (Inlets, Queues) {
         target: target_queue,
         needs: need_queue,
         engine: engine_queue,
+        failed: failures,
         figures,
     };
     (inlets, queues)
+}
+
+/// A stream to a peer.
+#[derive(Debug)]
+struct Link {
+    number: u64,
+    outgoing: Outgoing,
+    since: Instant,
 }
 
 /// A node, and all that it speaks with.
@@ -183,7 +209,7 @@ pub struct Driver<T> {
     target: T,
     promises: Promises,
     names: Names,
-    links: BTreeMap<NodeId, (u64, Outgoing)>,
+    links: BTreeMap<NodeId, Link>,
     counted: BTreeMap<NodeId, PeerFigures>,
     reports: mpsc::UnboundedSender<Report>,
     queues: Queues,
@@ -213,6 +239,7 @@ impl<T: Target> Driver<T> {
             chunks: config.volume.chunks,
             beat: config.beat,
             patience: config.patience,
+            keep_patience: config.keep_patience,
             most_requests: MOST_REQUESTS,
         };
         let mut actions = Vec::new();
@@ -262,6 +289,7 @@ impl<T: Target> Driver<T> {
                     }
                     None => return Ok(()),
                 },
+                Some(what) = self.queues.failed.recv() => return Err(io::Error::other(what)),
                 _ = ticks.tick() => {
                     self.input(Input::Tick)?;
                     self.report_awaited();
@@ -296,7 +324,12 @@ impl<T: Target> Driver<T> {
     fn event(&mut self, event: Event) -> io::Result<()> {
         match event {
             Event::Up(peer, number, outgoing) => {
-                if self.links.insert(peer, (number, outgoing)).is_some() {
+                let link = Link {
+                    number,
+                    outgoing,
+                    since: Instant::now(),
+                };
+                if self.links.insert(peer, link).is_some() {
                     self.down(peer)?;
                 }
                 self.input(Input::Up(peer))
@@ -326,7 +359,7 @@ impl<T: Target> Driver<T> {
     fn is_current(&self, peer: NodeId, number: u64) -> bool {
         self.links
             .get(&peer)
-            .is_some_and(|(current, _)| *current == number)
+            .is_some_and(|link| link.number == number)
     }
 
     /// Takes what else is needed along: one message to each copier asks for all of it.
@@ -377,19 +410,25 @@ impl<T: Target> Driver<T> {
         }
     }
 
-    /// Reports, once for each claim, the nodes that have been silent for long and that it waits for.
+    /// Reports, once for each claim, the nodes that it waits for and that have not answered for long: who has a stream
+    /// has been asked over it.
     fn report_awaited(&mut self) {
-        let connected = self.links.keys().copied().collect();
-        let silent = self.node.waiting().without(connected).without(self.awaited);
         // Streams are opened anew meanwhile, also by those who have just started.
-        if self.since.elapsed() < self.patience.max(RECONNECTED) {
+        let patience = self.patience.max(RECONNECTED);
+        let Some(ballot) = self.node.claim_ballot() else {
+            return;
+        };
+        if self.since.elapsed() < patience {
             return;
         }
-        for node in silent.iter() {
-            let name = self.names.name(node);
-            warn!("{name} is silent; the claim waits for it");
-            self.awaited.insert(node);
-            self.report(Report::Awaited(node));
+        for node in self.node.waiting().without(self.awaited).iter() {
+            let asked = self.links.get(&node);
+            if asked.is_none_or(|link| link.since.elapsed() >= patience) {
+                let name = self.names.name(node);
+                warn!("{name} does not answer; the claim waits for it");
+                self.awaited.insert(node);
+                self.report(Report::Awaited(node, ballot));
+            }
         }
     }
 
@@ -430,7 +469,7 @@ impl<T: Target> Driver<T> {
                     self.report(Report::WriterLost(node));
                 }
                 Action::Refused(refusal) => {
-                    warn!("{}", self.names.refusal(refusal));
+                    warn!("{}", self.names.refusal(refusal).text());
                     self.report(Report::Refused(refusal));
                 }
                 Action::Fault(node, what) => {
@@ -443,13 +482,13 @@ impl<T: Target> Driver<T> {
     }
 
     fn send(&mut self, peer: NodeId, message: Message) -> io::Result<()> {
-        let Some((_, outgoing)) = self.links.get(&peer) else {
+        let Some(link) = self.links.get(&peer) else {
             return Ok(());
         };
         if let Some(figures) = self.counted.get_mut(&peer) {
             figures.sends(&message);
         }
-        if outgoing.queue.try_send(message).is_err() {
+        if link.outgoing.queue.try_send(message).is_err() {
             // It takes nothing, or it has ended and that has not been said yet.
             warn!("the stream to {} is given up", self.names.name(peer));
             self.links.remove(&peer);

@@ -16,10 +16,13 @@
 //! What it is told is done by a thread of its own, in order: device-mapper's calls wait for I/O.
 
 use crate::config::Config;
+use crate::control::Failure;
+use crate::driver::Failed;
 use crate::driver::Inlets;
 use crate::driver::Order;
 use crate::driver::Target;
 use crate::port::Port;
+use crate::port::Stop;
 use crate::promises::Promises;
 use dmholey::blockdev::BlockDev;
 use dmholey::dm;
@@ -31,7 +34,6 @@ use dmholey::dm::Kernel as _;
 use dmholey::dm::Line;
 use dmholey::dm::Nodes;
 use dmholey_cluster::event::Before;
-use dmholey_cluster::event::Content;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::ids::Attachment;
 use dmholey_cluster::ids::Ballot;
@@ -42,19 +44,16 @@ use holey_core::agent::Event;
 use holey_core::agent::Role;
 use holey_core::format::ChunkSize;
 use holey_core::stable;
-use serde::de::DeserializeOwned;
 use serde::Deserialize;
-use serde::Serialize;
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::io;
-use std::io::Write;
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
@@ -65,16 +64,19 @@ use tracing::error;
 use tracing::info;
 use tracing::warn;
 
+mod memory;
+mod promote;
+
+use memory::boot_id;
+use memory::Attached;
+pub use memory::Merging;
+use promote::Promotion;
+
 /// How often a merge, or whether an overlay is still valid, is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How soon the target is told again what it had no room for.
 const RETRY: Duration = Duration::from_millis(5);
-/// Where a copier's attachment is remembered.
-const ATTACHED: &str = "attached.toml";
-/// Where a merge is remembered that has not ended.
-const MERGING: &str = "merging.toml";
-/// Tells whether the machine has started anew.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const ENDED: &str = "the thread for the target has ended";
 
 /// The devices of a node, as its configuration names them.
 #[derive(Clone, Debug, Deserialize)]
@@ -109,10 +111,20 @@ pub enum TargetError {
     Wrong(String),
 }
 
+impl TargetError {
+    /// Whether it may go another time.
+    fn may_pass(&self) -> bool {
+        !matches!(self, Self::Wrong(_))
+    }
+}
+
 type Result<T> = std::result::Result<T, TargetError>;
 
+/// How something went; why not.
+type Done = std::result::Result<(), Failure>;
+
 /// Says how a job went.
-type Answer = oneshot::Sender<std::result::Result<(), String>>;
+type Answer = oneshot::Sender<Done>;
 
 /// What the thread is to do.
 enum Job {
@@ -128,6 +140,8 @@ enum Job {
 #[derive(Clone, Debug)]
 pub struct Handle {
     jobs: mpsc::Sender<Job>,
+    failed: Failed,
+    outcome: Arc<Mutex<Done>>,
 }
 
 impl Target for Handle {
@@ -138,27 +152,37 @@ impl Target for Handle {
 
 impl Handle {
     /// Makes a target for an attachment; it serves when it is told to.
-    pub async fn prepare(&self, attachment: Attachment) -> std::result::Result<(), String> {
+    pub async fn prepare(&self, attachment: Attachment) -> Done {
         self.ask(|done| Job::Prepare(attachment, done)).await
     }
 
     /// Waits until the target is what it was told to be; an error says why it is not.
-    pub async fn settled(&self) -> std::result::Result<(), String> {
+    pub async fn settled(&self) -> Done {
         self.ask(Job::Settled).await
     }
 
-    async fn ask(&self, job: impl FnOnce(Answer) -> Job) -> std::result::Result<(), String> {
+    /// Why the target is not what it was told to be, if that is so, without waiting.
+    pub fn trouble(&self) -> Option<String> {
+        let failure = lock(&self.outcome).clone().err();
+        failure.map(|failure| failure.text().to_owned())
+    }
+
+    async fn ask(&self, job: impl FnOnce(Answer) -> Job) -> Done {
         let (done, answer) = oneshot::channel();
         self.give(job(done));
-        let gone = |_| "the thread for the target has ended".to_owned();
+        let gone = |_| Failure::Later(ENDED.to_owned());
         answer.await.map_err(gone)?
     }
 
     fn give(&self, job: Job) {
         if self.jobs.send(job).is_err() {
-            error!("the thread for the target has ended");
+            self.failed.tell(ENDED);
         }
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Requests under way in the kernel.
@@ -187,8 +211,10 @@ struct Worker {
     attachment: Option<Attachment>,
     ballot: Ballot,
     merging: bool,
+    /// What the target is to become, and has not yet.
+    promotion: Option<Promotion>,
     /// How the last order that changed the target went.
-    outcome: std::result::Result<(), String>,
+    outcome: Arc<Mutex<Done>>,
 }
 
 /// Looks what the target is, and starts the thread for it.
@@ -197,82 +223,16 @@ pub fn start(config: &Config, devices: &Devices, inlets: &Inlets) -> Result<(Bef
     let mut worker = Worker::new(config, devices, inlets.clone(), jobs.clone())?;
     let before = worker.before(Promises::open(&config.state)?.memory().won)?;
     info!(?before, device = worker.name, "target");
+    let outcome = worker.outcome.clone();
     thread::Builder::new()
         .name("dmholey-target".to_owned())
         .spawn(move || worker.run(&queue))?;
-    Ok((before, Handle { jobs }))
-}
-
-/// What is remembered of a copier that serves.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Attached {
-    boot: String,
-    attachment: Attachment,
-    ballot: Ballot,
-}
-
-/// What is remembered of a merge that has begun, until it has ended, also when the machine starts anew.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Merging {
-    /// With which the node became the writer.
-    pub ballot: Ballot,
-}
-
-impl Merging {
-    /// What is remembered in a folder.
-    pub fn read(folder: &Path) -> io::Result<Option<Self>> {
-        read_toml(&folder.join(MERGING))
-    }
-
-    fn write(&self, folder: &Path) -> io::Result<()> {
-        write_toml(self, folder, MERGING)?;
-        std::fs::File::open(folder)?.sync_all()
-    }
-
-    /// It has ended, or counts no more.
-    pub fn forget(folder: &Path) -> io::Result<()> {
-        match std::fs::remove_file(folder.join(MERGING)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        }
-    }
-}
-
-fn read_toml<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        text => toml::from_str(&text?)
-            .map(Some)
-            .map_err(|error| io::Error::other(format!("{}: {error}", path.display()))),
-    }
-}
-
-/// Writes a file as a whole or not at all; its content is durable, its name is not.
-fn write_toml<T: Serialize>(value: &T, folder: &Path, name: &str) -> io::Result<()> {
-    let text = toml::to_string(value).map_err(io::Error::other)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(folder.join(name))?;
-    Ok(())
-}
-
-fn boot_id() -> io::Result<String> {
-    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
-}
-
-impl Attached {
-    fn read(folder: &Path) -> io::Result<Option<Self>> {
-        let boot = boot_id()?;
-        let attached: Option<Self> = read_toml(&folder.join(ATTACHED))?;
-        Ok(attached.filter(|attached| attached.boot == boot))
-    }
-
-    fn write(&self, folder: &Path) -> io::Result<()> {
-        write_toml(self, folder, ATTACHED)
-    }
+    let handle = Handle {
+        jobs,
+        failed: inlets.failed.clone(),
+        outcome,
+    };
+    Ok((before, handle))
 }
 
 impl Worker {
@@ -312,7 +272,8 @@ impl Worker {
             attachment: None,
             ballot: Ballot::default(),
             merging: false,
-            outcome: Ok(()),
+            promotion: None,
+            outcome: Arc::new(Mutex::new(Ok(()))),
         })
     }
 
@@ -369,7 +330,10 @@ impl Worker {
         };
         match self.target_of(&self.name)?.as_deref() {
             None => {
-                self.create(&self.name, &self.error_line())?;
+                let number = self.dm.create(&self.name)?;
+                self.dm.load(&self.name, &self.error_line())?;
+                self.dm.resume(&self.name)?;
+                DevMapper.add(&self.name, number)?;
                 Ok(Before::Nothing)
             }
             Some("holey-copier") => {
@@ -424,11 +388,28 @@ impl Worker {
         Ok(())
     }
 
-    fn create(&self, name: &str, line: &Line) -> Result<()> {
-        let number = self.dm.create(name)?;
-        self.dm.load(name, line)?;
-        self.dm.resume(name)?;
-        Ok(DevMapper.add(name, number)?)
+    /// Makes the device that writes while an overlay is being merged. It shows the volume as it is, so nobody should
+    /// look for file systems on it.
+    fn create_helper(&self) -> Result<()> {
+        let number = self.dm.create(&self.helper)?;
+        let loaded = self.dm.load(&self.helper, &self.writer_line());
+        let started = loaded.and_then(|()| self.dm.resume_hidden(&self.helper));
+        if let Err(refused) = started {
+            // Without a table it is nothing; that it stays, too, is the lesser trouble.
+            let _ = self.dm.remove(&self.helper, false);
+            return Err(refused.into());
+        }
+        Ok(DevMapper.add(&self.helper, number)?)
+    }
+
+    /// A signal may end the wait of a suspend.
+    fn suspend(&self, name: &str) -> Result<()> {
+        loop {
+            match self.dm.suspend(name, true) {
+                Err(error) if error.is_interrupted() => {}
+                done => return Ok(done?),
+            }
+        }
     }
 
     fn remove_helper(&self) -> Result<()> {
@@ -467,16 +448,16 @@ impl Worker {
                 });
                 self.tell(orders);
             }
-            Job::Order(Order::Epoch(epoch)) => self.begin_epoch(epoch),
+            Job::Order(Order::Epoch(epoch)) => {
+                if let Some(promotion) = &mut self.promotion {
+                    promotion.epoch = epoch;
+                }
+                self.begin_epoch(epoch);
+            }
             Job::Order(Order::Promote(ballot, epoch, content)) => {
                 self.ballot = ballot;
-                let promoted = self.promote(epoch, content);
-                self.inlets.figures.promotion(promoted.is_ok());
-                self.outcome = promoted.map_err(|error| error.to_string());
-                if let Err(error) = &self.outcome {
-                    error!("{} cannot become the writer's: {error}", self.name);
-                    self.demote();
-                }
+                self.promotion = Some(Promotion { epoch, content });
+                self.try_to_promote();
             }
             Job::Order(Order::Demote) => self.demote(),
             Job::Order(Order::Serve(ballot)) => self.serve(ballot),
@@ -487,17 +468,25 @@ impl Worker {
                     self.attachment = Some(attachment);
                 }
                 // Whoever asked may not wait any more.
-                let _ = done.send(prepared.map_err(|error| error.to_string()));
+                let _ = done.send(prepared.map_err(|error| error.to_string().into()));
             }
             Job::Settled(done) => {
                 // Whoever asked may not wait any more.
-                let _ = done.send(self.outcome.clone());
+                let _ = done.send(lock(&self.outcome).clone());
             }
             Job::Fenced => {
                 warn!("the volume takes no writes from this node");
                 self.demote();
             }
         }
+    }
+
+    /// Remembers how an order went; whether that is news.
+    fn settle(&self, done: Done) -> bool {
+        let mut outcome = lock(&self.outcome);
+        let news = *outcome != done;
+        *outcome = done;
+        news
     }
 
     fn say(&self, input: Input) {
@@ -531,9 +520,14 @@ impl Worker {
         self.backlog.clear();
     }
 
+    fn speaks_for_writer(&self) -> bool {
+        let port = self.port.as_ref();
+        port.is_some_and(|port| port.role() == Role::Writer)
+    }
+
     fn keep(&mut self, ballot: Ballot, requests: &[(Seq, Range)]) {
         let mut orders = Vec::with_capacity(requests.len());
-        let mut keeps = self.keeps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keeps = lock(&self.keeps);
         for &(seq, range) in requests {
             let number = keeps.next;
             keeps.next += 1;
@@ -552,9 +546,10 @@ impl Worker {
     fn open_as_copier(&mut self) -> Result<()> {
         self.keeps = Arc::default();
         let (keeps, inlets) = (self.keeps.clone(), self.inlets.clone());
-        let port = Port::open(Role::Copier, self.volume, self.chunk, move |events, _| {
+        let failed = self.inlets.failed.clone();
+        let heard = move |events: &[Event], _: &Stop| {
             let mut by_ballot: HashMap<Ballot, Vec<Seq>> = HashMap::new();
-            let mut keeps = keeps.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut keeps = lock(&keeps);
             for event in events {
                 if let Event::Kept { number } = event {
                     if let Some((ballot, seq)) = keeps.open.remove(number) {
@@ -567,50 +562,46 @@ impl Worker {
                 // The agent may be about to end.
                 let _ = inlets.target.blocking_send(Input::Kept(ballot, seqs));
             }
-        });
-        self.port = Some(port?);
+        };
+        let port = Port::open(Role::Copier, self.volume, self.chunk, heard, failed)?;
+        self.port = Some(port);
         Ok(())
     }
 
     fn open_as_writer(&mut self) -> Result<()> {
         let (inlets, jobs) = (self.inlets.clone(), self.jobs.clone());
-        let port = Port::open(
-            Role::Writer,
-            self.volume,
-            self.chunk,
-            move |events, stop| {
-                let mut needs: Vec<(Epoch, Vec<Range>)> = Vec::new();
-                for event in events {
-                    // The agent may be about to end: then nobody takes it.
-                    match *event {
-                        Event::Need { epoch, range } => match needs.last_mut() {
-                            Some((last, ranges)) if last.0 == epoch => {
-                                ranges.push(from_kernel(range))
-                            }
-                            _ => needs.push((Epoch(epoch), vec![from_kernel(range)])),
-                        },
-                        Event::Drained { epoch } => {
-                            let _ = inlets.target.blocking_send(Input::Drained(Epoch(epoch)));
-                        }
-                        Event::Fenced { .. } => {
-                            let _ = jobs.send(Job::Fenced);
-                        }
-                        Event::Kept { .. } => {}
+        let failed = self.inlets.failed.clone();
+        let heard = move |events: &[Event], stop: &Stop| {
+            let mut needs: Vec<(Epoch, Vec<Range>)> = Vec::new();
+            for event in events {
+                // The agent may be about to end: then nobody takes it.
+                match *event {
+                    Event::Need { epoch, range } => match needs.last_mut() {
+                        Some((last, ranges)) if last.0 == epoch => ranges.push(from_kernel(range)),
+                        _ => needs.push((Epoch(epoch), vec![from_kernel(range)])),
+                    },
+                    Event::Drained { epoch } => {
+                        let _ = inlets.target.blocking_send(Input::Drained(Epoch(epoch)));
                     }
-                }
-                for mut need in needs {
-                    // There is no room while copiers answer nothing; who closes the port does not wait for that.
-                    while let Err(TrySendError::Full(rest)) = inlets.needs.try_send(need) {
-                        if stop.is_said() {
-                            return;
-                        }
-                        need = rest;
-                        thread::sleep(RETRY);
+                    Event::Fenced { .. } => {
+                        let _ = jobs.send(Job::Fenced);
                     }
+                    Event::Kept { .. } => {}
                 }
-            },
-        );
-        self.port = Some(port?);
+            }
+            for mut need in needs {
+                // There is no room while copiers answer nothing; who closes the port does not wait for that.
+                while let Err(TrySendError::Full(rest)) = inlets.needs.try_send(need) {
+                    if stop.is_said() {
+                        return;
+                    }
+                    need = rest;
+                    thread::sleep(RETRY);
+                }
+            }
+        };
+        let port = Port::open(Role::Writer, self.volume, self.chunk, heard, failed)?;
+        self.port = Some(port);
         Ok(())
     }
 
@@ -618,11 +609,12 @@ impl Worker {
     fn serve(&mut self, ballot: Ballot) {
         self.ballot = ballot;
         let served = self.start_serving(ballot);
-        self.outcome = served.map_err(|error| error.to_string());
-        if let Err(error) = &self.outcome {
-            error!("{} cannot serve: {error}", self.name);
+        let served = served.map_err(|error| format!("{} cannot serve: {error}", self.name));
+        if let Err(text) = &served {
+            error!("{text}");
             self.detach();
         }
+        self.settle(served.map_err(Failure::Refused));
     }
 
     /// Loads the table of a copier, in the place of one that was not put to use.
@@ -651,7 +643,7 @@ impl Worker {
     fn end(&mut self) -> Result<()> {
         self.close();
         self.merging = false;
-        self.dm.suspend(&self.name, true)?;
+        self.suspend(&self.name)?;
         self.dm.reload(&self.name, &[self.error_line()])?;
         // It writes nothing by itself; if it is in use now it is removed when the next target is looked at.
         if let Err(error) = self.remove_helper() {
@@ -679,63 +671,17 @@ impl Worker {
     }
 
     fn demote(&mut self) {
+        if self.promotion.take().is_some() {
+            self.settle(Ok(()));
+        }
         self.end_for_sure();
         self.attachment = None;
         self.say(Input::Demoted(self.ballot));
     }
 
-    fn promote(&mut self, epoch: Epoch, content: Content) -> Result<()> {
-        let target = self.target_of(&self.name)?.unwrap_or_default();
-        // A copier keeps nothing any more for an older writer.
-        self.close();
-        self.attachment = None;
-        match (target.as_str(), content) {
-            ("holey-writer" | "holey-merge", Content::AsItIs) => {
-                self.open_as_writer()?;
-                self.begin_epoch(epoch);
-                self.merging = target == "holey-merge";
-                Ok(())
-            }
-            ("holey-copier", Content::View) => self.merge(epoch),
-            ("error", Content::List) if self.has_begun_merge()? => self.merge(epoch),
-            ("error", Content::List) => Err(TargetError::Wrong(
-                "this node has not begun a merge; promote the one that has, or a copier".to_owned(),
-            )),
-            ("error", Content::Volume) => {
-                self.dm.reload(&self.name, &[self.writer_line()])?;
-                self.open_as_writer()?;
-                self.begin_epoch(epoch);
-                Ok(())
-            }
-            _ => Err(TargetError::Wrong(format!(
-                "the target is {target}, which does not have what is to become the volume: its overlay is lost"
-            ))),
-        }
-    }
-
-    fn has_begun_merge(&self) -> io::Result<bool> {
-        Ok(Merging::read(&self.state)?.is_some())
-    }
-
-    /// The overlay becomes part of the volume. A copier's list is written when the new table is put to use.
-    fn merge(&mut self, epoch: Epoch) -> Result<()> {
-        if self.target_of(&self.helper)?.is_none() {
-            self.create(&self.helper, &self.writer_line())?;
-        }
-        self.open_as_writer()?;
-        self.begin_epoch(epoch);
-        // From here on the volume is not what it was.
-        let ballot = self.ballot;
-        Merging { ballot }.write(&self.state)?;
-        self.dm.suspend(&self.name, true)?;
-        let line = self.overlay_line("holey-merge");
-        self.dm.reload(&self.name, &[line])?;
-        self.merging = true;
-        Ok(())
-    }
-
     /// Sees whether something has come to its end.
     fn look(&mut self) {
+        self.try_to_promote();
         let looked = if self.merging {
             self.look_at_merge()
         } else if self.attachment.is_some() && self.port.is_some() {
@@ -758,28 +704,6 @@ impl Worker {
             State::parse(&self.status_of(&self.name)?),
             Some(State::Invalid)
         ))
-    }
-
-    fn look_at_merge(&mut self) -> Result<()> {
-        let status = self.status_of(&self.name)?;
-        match State::parse(&status) {
-            Some(state) if state.is_merged() => {}
-            Some(State::MergeFailed) => {
-                warn!("the merge has failed, and is tried again");
-                self.dm.suspend(&self.name, true)?;
-                return Ok(self.dm.wake(&self.name)?);
-            }
-            _ => return Ok(()),
-        }
-        // Writes that wait for copiers go back meanwhile: this thread is the one who would let them through.
-        self.dm.suspend(&self.name, true)?;
-        self.dm.reload(&self.name, &[self.writer_line()])?;
-        self.merging = false;
-        Merging::forget(&self.state)?;
-        info!("the overlay is merged");
-        self.say(Input::Merged);
-        // Who looks at all devices may have it open: then it goes with the next agent.
-        self.remove_helper()
     }
 }
 

@@ -12,6 +12,7 @@
 //! | [`port`] | what the module's targets are told, and tell |
 //! | [`kernel`] | the target of this node: its devices |
 //! | [`control`] | what commands ask of it |
+//! | [`engine`] | what it does about nodes that are silent |
 //! | [`observe`] | what the kernel says of its targets |
 //! | [`metrics`] | figures for operators |
 //! | [`http`] | where they are served |
@@ -22,6 +23,7 @@
 pub mod config;
 pub mod control;
 pub mod driver;
+pub mod engine;
 pub mod hello;
 pub mod http;
 pub mod kernel;

@@ -3,6 +3,7 @@
 //! What people call nodes and roles.
 
 use crate::config::Config;
+use crate::control::Failure;
 use dmholey_cluster::event::Refusal;
 use dmholey_cluster::event::RoleName;
 use dmholey_cluster::ids::NodeId;
@@ -75,8 +76,8 @@ impl Names {
     }
 
     /// Why something is refused, in these names.
-    pub fn refusal(&self, refusal: Refusal) -> String {
-        match refusal {
+    pub fn refusal(&self, refusal: Refusal) -> Failure {
+        let text = match refusal {
             Refusal::HalfMerged(node) => format!(
                 "{} has merged a part of its overlay; promote it, or a copier",
                 self.name(node)
@@ -86,6 +87,10 @@ impl Names {
                 NodeId::new(ballot.node).map_or("?", |node| self.name(node))
             ),
             _ => refusal.to_string(),
+        };
+        match refusal {
+            Refusal::NotJoined => Failure::Later(text),
+            _ => Failure::Refused(text),
         }
     }
 }

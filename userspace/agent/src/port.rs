@@ -5,6 +5,7 @@
 //! A thread of its own reads what the target tells; what it is told is written by the caller. The format is that of
 //! [`holey_core::agent`].
 
+use crate::driver::Failed;
 use dmholey::dm::DevNum;
 use holey_core::agent::Event;
 use holey_core::agent::Order;
@@ -55,17 +56,19 @@ impl Stop {
 pub struct Port {
     file: Arc<File>,
     stop: Arc<Stop>,
+    role: Role,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Port {
     /// Opens it. `heard` takes what the target tells, on a thread of its own, some at a time. Where it waits it looks
-    /// whether the port is being closed.
+    /// whether the port is being closed. If the device cannot be read any more, `failed` is told.
     pub fn open(
         role: Role,
         volume: DevNum,
         chunk: ChunkSize,
         heard: impl FnMut(&[Event], &Stop) + Send + 'static,
+        failed: Failed,
     ) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(DEVICE);
         let file = file.map_err(|error| {
@@ -94,15 +97,23 @@ impl Port {
         let reader = {
             let (file, stop) = (file.clone(), stop.clone());
             let name = "dmholey-events".to_owned();
-            thread::Builder::new()
-                .name(name)
-                .spawn(move || read_all(&file, &stop, heard))?
+            thread::Builder::new().name(name).spawn(move || {
+                if let Err(error) = read_all(&file, &stop, heard) {
+                    failed.tell(&format!("{DEVICE}: {error}"));
+                }
+            })?
         };
         Ok(Self {
             file,
             stop,
+            role,
             reader: Some(reader),
         })
+    }
+
+    /// For whom it speaks.
+    pub const fn role(&self) -> Role {
+        self.role
     }
 
     /// Tells the target, and leaves what it has no room for. An order that it refuses is dropped.
@@ -139,7 +150,11 @@ impl Drop for Port {
     }
 }
 
-fn read_all(mut file: &File, stop: &Stop, mut heard: impl FnMut(&[Event], &Stop)) {
+fn read_all(
+    mut file: &File,
+    stop: &Stop,
+    mut heard: impl FnMut(&[Event], &Stop),
+) -> io::Result<()> {
     let mut bytes = [0; RECORDS * LEN];
     while !stop.is_said() {
         match file.read(&mut bytes) {
@@ -157,15 +172,15 @@ fn read_all(mut file: &File, stop: &Stop, mut heard: impl FnMut(&[Event], &Stop)
                 ];
                 let woken = poll(&mut fds, None);
                 let stopped = !fds[1].revents().is_empty();
-                if stopped || woken.is_err_and(|errno| errno != rustix::io::Errno::INTR) {
-                    return;
+                match woken {
+                    _ if stopped => return Ok(()),
+                    Err(errno) if errno != rustix::io::Errno::INTR => return Err(errno.into()),
+                    _ => {}
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                tracing::error!("{DEVICE}: {error}");
-                return;
-            }
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }

@@ -11,11 +11,13 @@ use crate::ids::NodeSet;
 use crate::ids::Range;
 use crate::ids::Seq;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 #[derive(Debug)]
 struct Request {
     range: Range,
     waiting: NodeSet,
+    asked: Duration,
 }
 
 /// Requests of a writer to its copiers.
@@ -38,9 +40,13 @@ impl Board {
     }
 
     /// Notes a request that `waiting`, who are not nobody, have to answer; its number.
-    pub fn ask(&mut self, range: Range, waiting: NodeSet) -> Seq {
+    pub fn ask(&mut self, range: Range, waiting: NodeSet, asked: Duration) -> Seq {
         let seq = Seq(self.base + self.requests.len() as u64);
-        self.requests.push_back(Request { range, waiting });
+        self.requests.push_back(Request {
+            range,
+            waiting,
+            asked,
+        });
         seq
     }
 
@@ -75,6 +81,14 @@ impl Board {
             .map(|(seq, request)| (Seq(seq), request.range))
     }
 
+    /// When the first of those was asked.
+    pub fn waits_since(&self, node: NodeId) -> Option<Duration> {
+        let mut requests = self.requests.iter();
+        requests
+            .find(|request| request.waiting.contains(node))
+            .map(|request| request.asked)
+    }
+
     /// Forgets all requests; their numbers are not used again.
     pub fn clear(&mut self) {
         self.base += self.requests.len() as u64;
@@ -97,6 +111,8 @@ impl Board {
 mod tests {
     use super::*;
 
+    const AT: Duration = Duration::ZERO;
+
     fn node(number: u8) -> NodeId {
         NodeId::new(number).unwrap()
     }
@@ -112,8 +128,8 @@ mod tests {
     #[test]
     fn the_last_answer_counts_and_places_are_freed_in_order() {
         let mut board = Board::default();
-        let first = board.ask(chunk(10), nodes(&[1, 2]));
-        let second = board.ask(chunk(20), nodes(&[1, 2]));
+        let first = board.ask(chunk(10), nodes(&[1, 2]), AT);
+        let second = board.ask(chunk(20), nodes(&[1, 2]), AT);
         assert_eq!(board.answered(node(1), second), None);
         assert_eq!(board.answered(node(1), second), None);
         assert_eq!(board.answered(node(2), second), Some(chunk(20)));
@@ -122,15 +138,15 @@ mod tests {
         assert_eq!(board.answered(node(2), first), None);
         assert_eq!(board.answered(node(1), first), Some(chunk(10)));
         assert!(board.is_empty());
-        assert_eq!(board.ask(chunk(30), nodes(&[1])), Seq(2));
+        assert_eq!(board.ask(chunk(30), nodes(&[1]), AT), Seq(2));
     }
 
     #[test]
     fn who_is_gone_is_not_waited_for() {
         let mut board = Board::default();
-        board.ask(chunk(1), nodes(&[1, 2]));
-        board.ask(chunk(2), nodes(&[2]));
-        board.ask(chunk(3), nodes(&[1]));
+        board.ask(chunk(1), nodes(&[1, 2]), AT);
+        board.ask(chunk(2), nodes(&[2]), AT);
+        board.ask(chunk(3), nodes(&[1]), AT);
         let left: Vec<_> = board.unanswered(node(2)).collect();
         assert_eq!(left, [(Seq(0), chunk(1)), (Seq(1), chunk(2))]);
         assert_eq!(board.drop_node(node(2)), [chunk(2)]);
@@ -139,11 +155,24 @@ mod tests {
     }
 
     #[test]
+    fn the_first_request_tells_since_when() {
+        let mut board = Board::default();
+        let at = Duration::from_secs;
+        let first = board.ask(chunk(1), nodes(&[1]), at(5));
+        board.ask(chunk(2), nodes(&[1, 2]), at(6));
+        assert_eq!(board.waits_since(node(1)), Some(at(5)));
+        assert_eq!(board.waits_since(node(2)), Some(at(6)));
+        board.answered(node(1), first);
+        assert_eq!(board.waits_since(node(1)), Some(at(6)));
+        assert_eq!(board.waits_since(node(3)), None);
+    }
+
+    #[test]
     fn numbers_are_not_used_again() {
         let mut board = Board::default();
-        let old = board.ask(chunk(1), nodes(&[1]));
+        let old = board.ask(chunk(1), nodes(&[1]), AT);
         board.clear();
-        let new = board.ask(chunk(2), nodes(&[1]));
+        let new = board.ask(chunk(2), nodes(&[1]), AT);
         assert_eq!(board.answered(node(1), old), None);
         assert_eq!(board.answered(node(1), Seq(99)), None);
         assert_eq!(board.answered(node(1), new), Some(chunk(2)));

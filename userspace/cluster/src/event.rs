@@ -26,6 +26,8 @@ pub struct Config {
     pub beat: Duration,
     /// After so much silence somebody is suspected.
     pub patience: Duration,
+    /// And so is a copier that has answered no request for so long, while others do.
+    pub keep_patience: Duration,
     /// A writer takes no more requests from its target while so many are not answered.
     pub most_requests: usize,
 }
@@ -76,6 +78,9 @@ pub enum Input {
     /// The engine: a node cannot reach the volume, and will not before it has started anew. With an attachment: that of
     /// a suspicion, which has ended. Without: the node, for which a claim waits.
     Fenced(NodeId, Option<Attachment>),
+    /// The engine: the same of a node for which the claim of this ballot waits. For a later one it says nothing: the node
+    /// may have started anew.
+    FencedFor(NodeId, Ballot),
 }
 
 /// What is to be done.
@@ -107,7 +112,7 @@ pub enum Action {
     /// The target is to end: nothing is to be read through it any more.
     Detach,
 
-    /// For the engine: a copier has not been heard of; writes wait for it until it is heard of again or fenced.
+    /// For the engine: a copier has not been heard of, or keeps nothing; writes wait for it until it does or is fenced.
     Suspect(NodeId, Attachment),
     /// For the engine: the writer has not been heard of.
     WriterLost(NodeId),

@@ -166,6 +166,14 @@ impl Node {
         }
     }
 
+    /// The ballot of its claim, if it claims.
+    pub fn claim_ballot(&self) -> Option<Ballot> {
+        match &self.role {
+            Role::Claiming(claim) => Some(claim.ballot),
+            _ => None,
+        }
+    }
+
     /// Whether a writer's overlay is not in the volume yet.
     pub fn is_merging(&self) -> bool {
         matches!(&self.role, Role::Writer(writer) if writer.merging)
@@ -198,14 +206,14 @@ impl Node {
     /// Does what follows from an input.
     pub fn handle(&mut self, input: Input, now: Duration, actions: &mut Vec<Action>) {
         match input {
-            Input::Up(node) => self.peer_up(node, actions),
+            Input::Up(node) => self.peer_up(node, now, actions),
             Input::Down(node) => {
                 self.up.remove(node);
             }
             Input::Message(node, message) => self.message(node, message, now, actions),
             Input::Tick => self.tick(now, actions),
             Input::Need(epoch, ranges) => self.as_writer(actions, |writer, out| {
-                writer.need(epoch, ranges, out);
+                writer.need(epoch, ranges, now, out);
             }),
             Input::Drained(epoch) => self.as_writer(actions, |writer, out| {
                 writer.drained(epoch, out);
@@ -240,6 +248,11 @@ impl Node {
                 _ => actions.push(Action::Refused(Refusal::NotThat)),
             },
             Input::Fenced(node, attachment) => self.fenced(node, attachment, now, actions),
+            Input::FencedFor(node, ballot) => {
+                if self.claim_ballot() == Some(ballot) {
+                    self.fenced(node, None, now, actions);
+                }
+            }
         }
     }
 
@@ -261,15 +274,15 @@ impl Node {
         }
     }
 
-    fn peer_up(&mut self, node: NodeId, actions: &mut Vec<Action>) {
+    fn peer_up(&mut self, node: NodeId, now: Duration, actions: &mut Vec<Action>) {
         if !self.config.peers.contains(node) {
             actions.push(Action::Fault(node, "it is not in the configuration"));
             return;
         }
         self.up.insert(node);
         let mut out = self.outbox(actions);
-        match &self.role {
-            Role::Writer(writer) => writer.up(node, &mut out),
+        match &mut self.role {
+            Role::Writer(writer) => writer.up(node, now, &mut out),
             Role::Claiming(claim) if claim.waiting.contains(node) => {
                 let ballot = claim.ballot;
                 out.send(node, Message::Claim { ballot });
@@ -280,7 +293,7 @@ impl Node {
 
     fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let due = now.saturating_sub(self.last_beat) >= self.config.beat;
-        let patience = self.config.patience;
+        let (patience, keep_patience) = (self.config.patience, self.config.keep_patience);
         let silence = now.saturating_sub(self.writer_heard);
         let mut out = self.outbox(actions);
         match &mut self.role {
@@ -291,7 +304,7 @@ impl Node {
                         ballot: writer.ballot,
                     });
                 }
-                writer.suspect(now, patience, &mut out);
+                writer.suspect(now, patience, keep_patience, &mut out);
             }
             Role::Copier(copier) if !copier.writer_lost && silence > patience => {
                 copier.writer_lost = true;
@@ -359,7 +372,7 @@ impl Node {
                 seqs,
             } => self.as_writer(actions, |writer, out| {
                 if writer.ballot == ballot {
-                    writer.kept(node, attachment, &seqs, out);
+                    writer.kept(node, attachment, &seqs, now, out);
                 }
             }),
             Message::Claim { ballot } => self.hear_claim(node, ballot, actions),

@@ -33,7 +33,25 @@ struct Member {
     /// The epoch that began because it joined, until that is drained.
     joining: Option<Epoch>,
     heard: Duration,
-    suspected: bool,
+    /// Since then it could have answered: it did, or a stream to it was there again.
+    answered: Duration,
+    /// It is suspected because nothing was heard of it,
+    silent: bool,
+    /// or because it says that it is there and keeps nothing.
+    idle: bool,
+}
+
+impl Member {
+    fn new(attachment: Attachment, joining: Option<Epoch>, now: Duration) -> Self {
+        Self {
+            attachment,
+            joining,
+            heard: now,
+            answered: now,
+            silent: false,
+            idle: false,
+        }
+    }
 }
 
 /// What a writer knows.
@@ -60,13 +78,7 @@ impl Writer {
         now: Duration,
     ) -> Self {
         let member = |(&node, &attachment): (&NodeId, &Attachment)| {
-            let member = Member {
-                attachment,
-                joining: None,
-                heard: now,
-                suspected: false,
-            };
-            (node, member)
+            (node, Member::new(attachment, None, now))
         };
         Self {
             ballot,
@@ -93,7 +105,7 @@ impl Writer {
     pub(crate) fn suspected(&self) -> NodeSet {
         let members = self.members.iter();
         members
-            .filter(|(_, member)| member.suspected)
+            .filter(|(_, member)| member.silent || member.idle)
             .map(|(&node, _)| node)
             .collect()
     }
@@ -106,7 +118,13 @@ impl Writer {
     }
 
     /// The target cannot go on before these chunks are stable.
-    pub(crate) fn need(&mut self, epoch: Epoch, ranges: Vec<Range>, out: &mut Outbox<'_>) {
+    pub(crate) fn need(
+        &mut self,
+        epoch: Epoch,
+        ranges: Vec<Range>,
+        now: Duration,
+        out: &mut Outbox<'_>,
+    ) {
         if epoch != self.epoch || ranges.is_empty() {
             // It will ask again, in the epoch that it does not know of yet.
             return;
@@ -118,7 +136,7 @@ impl Writer {
         let everybody: NodeSet = self.members.keys().copied().collect();
         let requests: Vec<_> = ranges
             .into_iter()
-            .map(|range| (self.board.ask(range, everybody), range))
+            .map(|range| (self.board.ask(range, everybody, now), range))
             .collect();
         for (&node, member) in &self.members {
             self.send_requests(node, member.attachment, &requests, out);
@@ -148,11 +166,15 @@ impl Writer {
         node: NodeId,
         attachment: Attachment,
         seqs: &[Seq],
+        now: Duration,
         out: &mut Outbox<'_>,
     ) {
-        if self.attachment(node) != Some(attachment) {
+        let members = self.members.get_mut(&node);
+        let Some(member) = members.filter(|member| member.attachment == attachment) else {
             return;
-        }
+        };
+        member.answered = now;
+        member.idle = false;
         let answered = |&seq| self.board.answered(node, seq);
         let stable: Vec<Range> = seqs.iter().filter_map(answered).collect();
         self.stable(stable, out);
@@ -194,12 +216,7 @@ impl Writer {
         };
         self.epoch = Epoch(self.epoch.0 + 1);
         self.board.clear();
-        let member = Member {
-            attachment,
-            joining: Some(self.epoch),
-            heard: now,
-            suspected: false,
-        };
+        let member = Member::new(attachment, Some(self.epoch), now);
         self.members.insert(node, member);
         out.act(Action::Epoch(self.epoch));
     }
@@ -249,12 +266,15 @@ impl Writer {
     pub(crate) fn heard(&mut self, node: NodeId, now: Duration) {
         if let Some(member) = self.members.get_mut(&node) {
             member.heard = now;
-            member.suspected = false;
+            member.silent = false;
         }
     }
 
     /// A stream to a node is there; what went over the one before may be lost.
-    pub(crate) fn up(&self, node: NodeId, out: &mut Outbox<'_>) {
+    pub(crate) fn up(&mut self, node: NodeId, now: Duration, out: &mut Outbox<'_>) {
+        if let Some(member) = self.members.get_mut(&node) {
+            member.answered = now;
+        }
         let ballot = self.ballot;
         out.send(node, Message::Beat { ballot });
         if let Some(attachment) = self.attachment(node) {
@@ -283,11 +303,28 @@ impl Writer {
         }
     }
 
-    /// Tells who has been silent for too long.
-    pub(crate) fn suspect(&mut self, now: Duration, patience: Duration, out: &mut Outbox<'_>) {
+    /// Tells who has been silent for too long, or has answered nothing. If nobody answers, it is the volume that they
+    /// wait for; a sole copier has nobody to be compared with.
+    pub(crate) fn suspect(
+        &mut self,
+        now: Duration,
+        patience: Duration,
+        keep_patience: Duration,
+        out: &mut Outbox<'_>,
+    ) {
+        let is_idle = |(node, member): (&NodeId, &Member)| {
+            let since = self.board.waits_since(*node)?.max(member.answered);
+            (now.saturating_sub(since) > keep_patience).then_some(*node)
+        };
+        let idle: NodeSet = self.members.iter().filter_map(is_idle).collect();
+        let others_answer = idle.iter().count() < self.members.len().max(2);
         for (&node, member) in &mut self.members {
-            if !member.suspected && now.saturating_sub(member.heard) > patience {
-                member.suspected = true;
+            let silent = now.saturating_sub(member.heard) > patience;
+            let is_idle = others_answer && idle.contains(node);
+            let news = (silent && !member.silent) || (is_idle && !member.idle);
+            member.silent |= silent;
+            member.idle |= is_idle;
+            if news {
                 out.act(Action::Suspect(node, member.attachment));
             }
         }

@@ -11,8 +11,11 @@ use dmholey_cluster::event::Refusal;
 use dmholey_cluster::event::RoleName;
 use dmholey_cluster::ids::Attachment;
 use dmholey_cluster::ids::Ballot;
+use dmholey_cluster::ids::Epoch;
 use dmholey_cluster::ids::NodeId;
 use dmholey_cluster::ids::NodeSet;
+use dmholey_cluster::ids::Range;
+use dmholey_cluster::ids::Seq;
 use dmholey_cluster::message::Message;
 use dmholey_cluster::node::Node;
 use std::collections::BTreeMap;
@@ -29,7 +32,7 @@ fn ballot(number: u64, node: u8) -> Ballot {
 }
 
 /// Node 0 of three, connected to both others.
-struct Subject(Node);
+struct Subject(Node, Duration);
 
 impl Subject {
     fn new(promised: &[(u8, Ballot)]) -> Self {
@@ -39,6 +42,7 @@ impl Subject {
             chunks: 100,
             beat: Duration::from_secs(1),
             patience: Duration::from_secs(5),
+            keep_patience: Duration::from_secs(20),
             most_requests: 10,
         };
         let promised: BTreeMap<_, _> = promised
@@ -58,7 +62,7 @@ impl Subject {
             &mut actions,
         );
         assert_eq!(actions, []);
-        let mut subject = Self(node);
+        let mut subject = Self(node, Duration::ZERO);
         for peer in [1, 2] {
             assert_eq!(subject.input(Input::Up(id(peer))), []);
         }
@@ -67,7 +71,7 @@ impl Subject {
 
     fn input(&mut self, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.0.handle(input, Duration::ZERO, &mut actions);
+        self.0.handle(input, self.1, &mut actions);
         actions
     }
 
@@ -85,6 +89,11 @@ impl Subject {
         assert_eq!(said, [Action::Send(id(1), join)]);
     }
 }
+
+const CLAIM: Input = Input::Claim {
+    fenced: NodeSet::EMPTY,
+    half_merged: None,
+};
 
 fn joined(ballot: Ballot) -> Message {
     let attachment = ATTACHMENT;
@@ -131,12 +140,8 @@ fn a_promise_outlives_the_agent() {
 #[test]
 fn a_claim_goes_above_all_that_was_heard_of() {
     let mut subject = Subject::new(&[(0, ballot(8, 0)), (2, ballot(5, 2))]);
-    let claim = Input::Claim {
-        fenced: NodeSet::EMPTY,
-        half_merged: None,
-    };
     let own = ballot(9, 0);
-    let said = subject.input(claim);
+    let said = subject.input(CLAIM);
     assert_eq!(said[0], Action::Promise(id(0), own));
     assert_eq!(said[1], Action::Send(id(1), Message::Claim { ballot: own }));
     assert_eq!(said.len(), 3);
@@ -169,4 +174,89 @@ fn a_ballot_belongs_to_its_node() {
         assert!(matches!(said[..], [Action::Fault(..)]), "{said:?}");
     }
     assert_eq!(subject.0.ballot(), Ballot::default());
+}
+
+#[test]
+fn a_fence_counts_for_its_claim_only() {
+    let mut subject = Subject::new(&[]);
+    subject.input(CLAIM);
+    assert_eq!(subject.0.claim_ballot(), Some(ballot(1, 0)));
+    subject.input(Input::Demote);
+    subject.input(CLAIM);
+    // Node 1 may have started anew since, and would not be asked.
+    assert_eq!(subject.input(Input::FencedFor(id(1), ballot(1, 0))), []);
+    assert!(subject.0.waiting().contains(id(1)));
+    subject.input(Input::FencedFor(id(1), ballot(2, 0)));
+    assert!(!subject.0.waiting().contains(id(1)));
+    subject.input(Input::FencedFor(id(2), ballot(2, 0)));
+    assert_eq!(subject.0.role(), RoleName::Writer);
+    assert_eq!(subject.input(Input::FencedFor(id(2), ballot(2, 0))), []);
+}
+
+/// A writer with nodes 1 and 2 as its copiers, of the attachments 1 and 2, which has asked them for one chunk.
+fn asking_writer() -> Subject {
+    let mut subject = Subject::new(&[]);
+    subject.input(CLAIM);
+    for node in [1, 2] {
+        let accept = Message::Accept {
+            ballot: ballot(1, 0),
+            attachment: Some(Attachment(node.into())),
+        };
+        subject.hears(node, accept);
+    }
+    assert_eq!(subject.0.role(), RoleName::Writer);
+    let chunk = Range { first: 5, len: 1 };
+    let asked = subject.input(Input::Need(Epoch(1), vec![chunk]));
+    assert_eq!(asked.len(), 2);
+    subject
+}
+
+fn kept(attachment: u64) -> Message {
+    Message::Kept {
+        ballot: ballot(1, 0),
+        attachment: Attachment(attachment),
+        seqs: vec![Seq(0)],
+    }
+}
+
+/// Both say that they are there, and time has passed.
+fn suspects(subject: &mut Subject, seconds: u64) -> Vec<Action> {
+    subject.1 = Duration::from_secs(seconds);
+    for node in [1, 2] {
+        let attachment = Attachment(node.into());
+        assert_eq!(subject.hears(node, Message::Alive { attachment }), []);
+    }
+    let mut said = subject.input(Input::Tick);
+    said.retain(|action| !matches!(action, Action::Send(..)));
+    said
+}
+
+#[test]
+fn who_keeps_nothing_while_others_do_is_suspected() {
+    let mut subject = asking_writer();
+    subject.hears(2, kept(2));
+    assert_eq!(suspects(&mut subject, 20), []);
+    let suspect = Action::Suspect(id(1), Attachment(1));
+    assert_eq!(suspects(&mut subject, 21), [suspect]);
+    assert_eq!(suspects(&mut subject, 40), []);
+    assert!(subject.0.suspected().contains(id(1)));
+    subject.hears(1, kept(1));
+    assert_eq!(subject.0.suspected(), NodeSet::EMPTY);
+}
+
+#[test]
+fn if_nobody_answers_it_is_the_volume() {
+    let mut subject = asking_writer();
+    assert_eq!(suspects(&mut subject, 100), []);
+    // One is gone; there is nobody to compare the other with.
+    subject.input(Input::Fenced(id(2), Some(Attachment(2))));
+    let suspect = Action::Suspect(id(1), Attachment(1));
+    subject.1 = Duration::from_secs(101);
+    subject.hears(
+        1,
+        Message::Alive {
+            attachment: Attachment(1),
+        },
+    );
+    assert!(subject.input(Input::Tick).contains(&suspect));
 }

@@ -5,6 +5,7 @@
 //! The agent listens on a socket of this host. A request is one line of JSON, and so is the reply; then the agent closes
 //! the connection.
 
+use crate::dm::status::Usage;
 use serde::Deserialize;
 use serde::Serialize;
 use std::io;
@@ -61,8 +62,10 @@ pub enum Request {
 pub enum Reply {
     /// It was done; how things are now.
     Done(Status),
-    /// It was not.
+    /// It was not, and cannot be as things are.
     Failed(String),
+    /// It is not yet: that is a matter of time.
+    Later(String),
 }
 
 /// How things are at a node.
@@ -82,6 +85,12 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// The device for applications, and what the kernel says of it.
     pub device: String,
+    /// How full the overlay of this node is, if it has one.
+    #[serde(default)]
+    pub overlay: Option<Usage>,
+    /// Why its device is not what it should be, if that is so.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// The last thing that could not be done.
     pub refusal: Option<String>,
 }
@@ -95,6 +104,9 @@ pub struct Peer {
     pub connected: bool,
     /// For a writer: whether it is a copier, and has joined.
     pub copier: Option<bool>,
+    /// Whether it is such a copier and silent, or keeps nothing: writes wait for it.
+    #[serde(default)]
+    pub suspected: bool,
     /// Whether something waits for it.
     pub awaited: bool,
 }

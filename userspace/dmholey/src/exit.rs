@@ -24,13 +24,15 @@ pub enum Exit {
     Store,
     /// Refused to protect data; nothing was changed.
     Refused,
+    /// Not done yet; that is a matter of time.
+    Later,
     /// Stopped by a signal.
     Interrupted,
 }
 
 impl Exit {
     /// All codes with their meaning, as the help shows them.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Ok, "done"),
         (Self::Failed, "the operation failed"),
         (Self::Usage, "the command line makes no sense"),
@@ -44,6 +46,7 @@ impl Exit {
             Self::Refused,
             "refused to protect data; nothing was changed",
         ),
+        (Self::Later, "not done yet, which is a matter of time"),
         (Self::Interrupted, "stopped by a signal"),
     ];
 
@@ -57,6 +60,7 @@ impl Exit {
             Self::Kernel => 4,
             Self::Store => 5,
             Self::Refused => 6,
+            Self::Later => 7,
             Self::Interrupted => 130,
         }
     }
@@ -123,7 +127,7 @@ mod tests {
     fn codes_are_distinct_and_listed() {
         let mut codes: Vec<u8> = Exit::ALL.iter().map(|(exit, _)| exit.code()).collect();
         codes.dedup();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 130]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 130]);
         assert!(help().contains("  5  the input is no COW store"));
     }
 

@@ -94,7 +94,10 @@ fn main() -> ExitCode {
         log.with_ansi(false).init();
     }
     let done = match &cli.command {
-        Service::Cluster(args) => cluster(args),
+        Service::Cluster(args) => {
+            avoid_waiting_for_oneself();
+            cluster(args)
+        }
         Service::Man { dir } => clap_mangen::generate_to(Cli::command(), dir)
             .with_context(|| format!("cannot write manual pages to {}", dir.display())),
         Service::Completions { shell } => {
@@ -112,6 +115,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// Writes wait for this process, so it must not wait for memory that is had by writing. All threads that are started
+/// later inherit it.
+fn avoid_waiting_for_oneself() {
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    if let Err(error) = rustix::mm::mlockall(all) {
+        tracing::warn!(
+            "the memory cannot be locked ({error}): writes may wait for it when there is little"
+        );
+    }
+    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
+        tracing::warn!(
+            "the kernel does not treat this process as one that writes wait for ({error}): they may wait when there is \
+             little memory"
+        );
+    }
+}
+
 #[tokio::main]
 async fn cluster(args: &Cluster) -> anyhow::Result<()> {
     let config = Arc::new(Config::read(&args.config)?);
@@ -119,12 +139,6 @@ async fn cluster(args: &Cluster) -> anyhow::Result<()> {
         let path = args.config.display();
         format!("{path}: [devices] is missing")
     })?;
-    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
-    if let Err(error) = rustix::mm::mlockall(all) {
-        tracing::warn!(
-            "the memory cannot be locked ({error}): writes may wait for it when there is little"
-        );
-    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let own = config
@@ -140,16 +154,16 @@ async fn cluster(args: &Cluster) -> anyhow::Result<()> {
     let (before, target) = kernel::start(&config, &devices, &inlets)?;
     let driver = Driver::new(&config, before, target.clone(), queues, reports)?;
     link::start(&config, listener, &inlets.events);
+    let observer = Arc::new(Observer::new(&devices)?);
     if let Some(address) = &config.metrics {
         let listener = TcpListener::bind(address).await;
         let listener =
             listener.with_context(|| format!("cannot listen on {address}, for metrics"))?;
-        let observer = Arc::new(Observer::new(&devices)?);
-        let exporter = Exporter::new(Names::of(&config), inlets.clone(), Some(observer));
+        let exporter = Exporter::new(Names::of(&config), inlets.clone(), Some(observer.clone()));
         tokio::spawn(http::serve(listener, Arc::new(exporter)));
     }
     let device = dmholey::dm::node::path(&devices.name).display().to_string();
-    let control = Control::new(config, inlets, target, device, reported);
+    let control = Control::new(config, inlets, target, device, observer, reported);
     control
         .serve(&args.socket)
         .with_context(|| format!("cannot listen on {}", args.socket.display()))?;

@@ -40,6 +40,8 @@ pub(crate) const CHUNKS: u64 = 24;
 const MS: u64 = 1000;
 const BEAT: u64 = 20 * MS;
 const PATIENCE: u64 = 120 * MS;
+/// More than a copier that is only slow takes.
+const KEEP_PATIENCE: u64 = 300 * MS;
 const CHAOS_ENDS: u64 = 6_000 * MS;
 const ALL_ENDS: u64 = 12_000 * MS;
 /// A claim that waits for longer has those fenced that it waits for.
@@ -104,6 +106,8 @@ struct Host {
     busy: BTreeSet<Chunk>,
     paused_until: u64,
     slow_until: u64,
+    /// It answers no request before.
+    stuck_until: u64,
     /// The volume takes nothing from it.
     fenced: bool,
     /// On its disk: what its agents have promised.
@@ -162,6 +166,7 @@ impl World {
             busy: BTreeSet::new(),
             paused_until: 0,
             slow_until: 0,
+            stuck_until: 0,
             fenced: false,
             memory: Memory::default(),
             told: 0,
@@ -326,6 +331,7 @@ impl World {
                     chunks: CHUNKS,
                     beat: Duration::from_micros(BEAT),
                     patience: Duration::from_micros(PATIENCE),
+                    keep_patience: Duration::from_micros(KEEP_PATIENCE),
                     most_requests: 1 << 20,
                 };
                 let host = &mut self.hosts[node];
@@ -511,8 +517,14 @@ impl World {
                 Effect::Keep(ballot, seq, range) => {
                     let slow = self.hosts[node].slow_until > self.now;
                     let most = if slow { 50 * MS } else { 2 * MS };
+                    let stuck = self.hosts[node].stuck_until.saturating_sub(self.now);
                     let attachment = self.hosts[node].target.attachment;
-                    self.local(node, 50, most, Local::Keep(attachment, ballot, seq, range));
+                    self.local(
+                        node,
+                        stuck + 50,
+                        stuck + most,
+                        Local::Keep(attachment, ballot, seq, range),
+                    );
                 }
                 Effect::Probe(ballot, epoch) => {
                     let boot = self.hosts[node].boot;

@@ -6,6 +6,7 @@ use crate::cluster;
 use crate::cluster::Reply;
 use crate::cluster::Request;
 use crate::cluster::Status;
+use crate::dm::status::State;
 use crate::exit::refuse;
 use crate::exit::Exit;
 use crate::output::columns;
@@ -94,6 +95,7 @@ pub fn run(args: &Cluster, output: Output) -> anyhow::Result<Exit> {
         Reply::Done(status) if request == Request::Status => output.fact(&status, text)?,
         Reply::Done(status) => output.done(&status, text)?,
         Reply::Failed(why) => return Err(refuse(Exit::Refused, why)),
+        Reply::Later(why) => return Err(refuse(Exit::Later, why)),
     }
     Ok(Exit::Ok)
 }
@@ -107,6 +109,9 @@ fn text(status: &Status) -> String {
         ),
         format!("device: {}", status.device),
     ];
+    if let Some(usage) = status.overlay {
+        lines.push(format!("overlay: {}", State::Ok(usage)));
+    }
     let peers: Vec<Vec<String>> = status
         .peers
         .iter()
@@ -117,13 +122,20 @@ fn text(status: &Status) -> String {
                 Some(false) => "joining",
                 None => "-",
             };
-            let awaited = if peer.awaited { "awaited" } else { "" };
+            let awaited = match (peer.suspected, peer.awaited) {
+                (true, _) => "suspected",
+                (false, true) => "awaited",
+                (false, false) => "",
+            };
             [&peer.node, connected, copier, awaited]
                 .map(str::to_owned)
                 .to_vec()
         })
         .collect();
     lines.push(columns(&peers));
+    if let Some(trouble) = &status.trouble {
+        lines.push(format!("trouble: {trouble}"));
+    }
     if let Some(refusal) = &status.refusal {
         lines.push(format!("refused: {refusal}"));
     }

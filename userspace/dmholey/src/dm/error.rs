@@ -71,3 +71,10 @@ pub enum Error {
         why: String,
     },
 }
+
+impl Error {
+    /// Whether a signal came in between, and nothing was done.
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.kind() == io::ErrorKind::Interrupted)
+    }
+}

@@ -6,6 +6,7 @@
 
 use super::kmsg::Mark;
 use super::udev::Cookie;
+use super::udev::HIDDEN;
 use super::wire::Answer;
 use super::wire::Command;
 use super::wire::Request;
@@ -70,6 +71,12 @@ impl Dm {
         Ok(())
     }
 
+    /// Puts the loaded table of a new device to use, as [`Kernel::resume`] does. udev's rules make its node, and leave
+    /// what is on it alone: no link by UUID leads to it, and LVM does not look for volumes there.
+    pub fn resume_hidden(&self, name: &str) -> Result<()> {
+        self.with_udev(Command::Suspend, "start it", named(name)?, HIDDEN)
+    }
+
     /// Asks, with a larger buffer as long as the answer does not fit.
     fn ask(&self, command: Command, request: &Request) -> rustix::io::Result<Answer> {
         let mut size = BUFFER;
@@ -113,9 +120,10 @@ impl Dm {
         command: Command,
         action: &'static str,
         mut request: Request,
+        flags: u32,
     ) -> Result<()> {
         let cookie = Cookie::begin();
-        request.event = cookie.as_ref().map_or(0, Cookie::event);
+        request.event = cookie.as_ref().map_or(0, |cookie| cookie.event(flags));
         let answer = self.about(command, action, &request)?;
         if let Some(cookie) = cookie {
             if answer.flags() & UEVENT_GENERATED != 0 {
@@ -246,13 +254,13 @@ impl Kernel for Dm {
 
     fn resume(&self, name: &str) -> Result<()> {
         // Without the flag for it, a suspend is a resume.
-        self.with_udev(Command::Suspend, "start it", named(name)?)
+        self.with_udev(Command::Suspend, "start it", named(name)?, 0)
     }
 
     fn remove(&self, name: &str, deferred: bool) -> Result<()> {
         let mut request = named(name)?;
         request.flags = if deferred { DEFERRED_REMOVE } else { 0 };
-        self.with_udev(Command::Remove, "remove it", request)
+        self.with_udev(Command::Remove, "remove it", request, 0)
     }
 
     fn table(&self, name: &str) -> Result<Vec<Line>> {

@@ -5,11 +5,12 @@
 use crate::units::human;
 use crate::units::percent;
 use dmholey_cow::format::SECTOR_SIZE;
+use serde::Deserialize;
 use serde::Serialize;
 use std::fmt;
 
 /// How full a store is, in sectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Sectors up to the next free chunk.
     #[serde(rename = "allocated_sectors")]

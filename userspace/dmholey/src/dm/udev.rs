@@ -20,6 +20,9 @@ const DISABLE: &str = "DM_DISABLE_UDEV";
 const MAGIC: u32 = 0x0d4d;
 /// `DM_UDEV_PRIMARY_SOURCE_FLAG`: this event is about a change that was made on purpose.
 const PRIMARY_SOURCE: u32 = 0x0040;
+/// `DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG`, `_DISK_`, `_OTHER_`: nobody looks into the device, nor makes links for what is
+/// on it.
+pub(crate) const HIDDEN: u32 = 0x0002 | 0x0004 | 0x0008;
 /// `GETVAL` of `linux/sem.h`.
 const GETVAL: libc::c_int = 12;
 /// A rule that takes longer is not waited for: the device works without it.
@@ -71,9 +74,9 @@ impl Cookie {
         (counted == 0).then_some(cookie)
     }
 
-    /// What a request carries.
-    pub(crate) fn event(&self) -> u32 {
-        (PRIMARY_SOURCE << 16) | u32::from(self.base)
+    /// What a request carries, with flags for udev's rules.
+    pub(crate) fn event(&self, flags: u32) -> u32 {
+        ((PRIMARY_SOURCE | flags) << 16) | u32::from(self.base)
     }
 
     /// Waits for udev, but not for ever.
@@ -110,7 +113,8 @@ mod tests {
             eprintln!("skipped: no System V semaphores here");
             return;
         };
-        assert_eq!(cookie.event(), 0x0040_4d5a);
+        assert_eq!(cookie.event(0), 0x0040_4d5a);
+        assert_eq!(cookie.event(HIDDEN), 0x004e_4d5a);
         assert_eq!(cookie.value(), 1);
         assert!(Cookie::with_base(0x4d5a).is_none(), "the key is taken");
         let mut down = libc::sembuf {

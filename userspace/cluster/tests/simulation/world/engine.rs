@@ -142,12 +142,19 @@ impl World {
             .iter()
             .flat_map(|agent| agent.waiting().iter())
             .collect();
+        let ballot = host.agent.as_ref().and_then(Node::claim_ballot);
         for node in missing {
             if !self.hosts[usize::from(node.number())].fenced {
                 let power = self.random.one_in(2);
                 self.fence(usize::from(node.number()), power);
             }
-            self.input(claimant, Input::Fenced(node, None))?;
+            // What has it fenced may take so long to end that the node has started anew.
+            let time = if self.random.one_in(4) { 500 * MS } else { MS };
+            let agents = self.hosts[claimant].agents;
+            for ballot in ballot {
+                let fenced = Local::Agent(agents, Input::FencedFor(node, ballot));
+                self.local(claimant, 0, time, fenced);
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 use super::Event;
 use super::Local;
 use super::World;
+use super::KEEP_PATIENCE;
 use super::MS;
 use crate::target::Target;
 use dmholey_cluster::event::Input;
@@ -38,6 +39,7 @@ impl World {
         host.boot += 1;
         host.fenced = false;
         host.paused_until = 0;
+        host.stuck_until = 0;
         host.told = 0;
         if let Some(store) = &host.store {
             host.target.overlay = store.clone();
@@ -104,8 +106,15 @@ impl World {
                 }
             }
             6 => {
-                self.counts.add("copier slow");
-                self.hosts[node].slow_until = self.now + 300 * MS;
+                let stuck = self.random.one_in(4);
+                self.counts
+                    .add(if stuck { "copier stuck" } else { "copier slow" });
+                let host = &mut self.hosts[node];
+                if stuck {
+                    host.stuck_until = self.now + 4 * KEEP_PATIENCE;
+                } else {
+                    host.slow_until = self.now + 300 * MS;
+                }
             }
             7 => {
                 if self.hosts[node].alive && self.hosts[node].target.attachment.is_some() {

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! What is remembered of targets, in files.
+
+use dmholey_cluster::ids::Attachment;
+use dmholey_cluster::ids::Ballot;
+use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::Serialize;
+use std::io;
+use std::io::Write;
+use std::path::Path;
+
+/// Where a copier's attachment is remembered.
+const ATTACHED: &str = "attached.toml";
+/// Where a merge is remembered that has not ended.
+const MERGING: &str = "merging.toml";
+/// Tells whether the machine has started anew.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What is remembered of a copier that serves.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Attached {
+    pub(super) boot: String,
+    pub(super) attachment: Attachment,
+    pub(super) ballot: Ballot,
+}
+
+/// What is remembered of a merge that has begun, until it has ended, also when the machine starts anew.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Merging {
+    /// With which the node became the writer.
+    pub ballot: Ballot,
+}
+
+impl Merging {
+    /// What is remembered in a folder.
+    pub fn read(folder: &Path) -> io::Result<Option<Self>> {
+        read_toml(&folder.join(MERGING))
+    }
+
+    pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
+        write_toml(self, folder, MERGING)?;
+        std::fs::File::open(folder)?.sync_all()
+    }
+
+    /// It has ended, or counts no more.
+    pub fn forget(folder: &Path) -> io::Result<()> {
+        match std::fs::remove_file(folder.join(MERGING)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+}
+
+fn read_toml<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => toml::from_str(&text?)
+            .map(Some)
+            .map_err(|error| io::Error::other(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Writes a file as a whole or not at all; its content is durable, its name is not.
+fn write_toml<T: Serialize>(value: &T, folder: &Path, name: &str) -> io::Result<()> {
+    let text = toml::to_string(value).map_err(io::Error::other)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(folder.join(name))?;
+    Ok(())
+}
+
+pub(super) fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}
+
+impl Attached {
+    pub(super) fn read(folder: &Path) -> io::Result<Option<Self>> {
+        let boot = boot_id()?;
+        let attached: Option<Self> = read_toml(&folder.join(ATTACHED))?;
+        Ok(attached.filter(|attached| attached.boot == boot))
+    }
+
+    pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
+        write_toml(self, folder, ATTACHED)
+    }
+}
