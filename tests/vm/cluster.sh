@@ -262,6 +262,100 @@ t_full_copier() {
     check n2 n2
 }
 
+# Copiers with small COW devices survive writes of several times their size, as each starts over when it is due: one at a
+# time, with its application told before and after.
+# limit: 240
+t_recycled() {
+    local node round=1
+    cluster
+    touch $WORK/hooks
+    for node in n2 n3; do
+        at $node leave
+        kill_agent $node
+        change $node-cow "$(linear_table $node-cow 4096)"
+        # The first drain of n3 is refused.
+        configure $node <<END
+metrics = "127.0.0.1:947${node#n}"
+[recycle]
+above = "40%"
+retry = "1s"
+drain = "[ \$DMHOLEY_NODE = n2 ] || [ -e $WORK/refused ] || { touch $WORK/refused; exit 1; }; echo drain \$DMHOLEY_NODE \$DMHOLEY_REASON >>$WORK/hooks"
+resume = "echo resume \$DMHOLEY_NODE \$DMHOLEY_REASON >>$WORK/hooks"
+END
+        agent $node
+        at $node join
+    done
+    # Each time there is more in it than two fifths of the device: three times in all what it holds.
+    while [ "$(started_over n2)" -lt 8 ] || [ "$(started_over n3)" -lt 8 ]; do
+        scribble n1 disk $((++round)) --ops 40 --max 16
+        eventually 60 has_room n2
+        eventually 60 has_room n3
+    done
+    eventually 20 nobody_starts_over
+    is n2 copier
+    is n3 copier
+    check disk disk
+    [ -e $WORK/refused ] || die "n3 never drained"
+    # Nobody begins before the other one has ended.
+    awk '$1 == "drain" { if (at) exit 1; at = $2 } $1 == "resume" { if (at != $2) exit 1; at = "" } END { if (at) exit 1 }' \
+        $WORK/hooks || die "two at a time: $(cat $WORK/hooks)"
+    # By hand it is no different, but for the application.
+    at n2 recycle
+    at n3 recycle
+    fork_model disk n2 n3
+    scribble n1 disk $((++round)) --ops 20 --max 16
+    check n2 n2
+    check n3 n3
+    contains "$(metrics n2)" 'dmholey_cluster_drains_total\{result="ok"\} '
+    contains "$(metrics n2)" 'dmholey_cluster_role\{role="copier"\} 1'
+    contains "$(metrics n2)" 'dmholey_cluster_overlay_sectors 4096'
+}
+
+# has_room NODE: it is a copier and does not have to start over
+has_room() {
+    is $1 copier && fact $1 .overlay | jq -e '.allocated_sectors * 100 <= 40 * .total_sectors' >/dev/null
+}
+
+# started_over NODE: how often its application was told to go on
+started_over() { grep -c "^resume $1 size$" $WORK/hooks || true; }
+
+nobody_starts_over() { [ "$(fact n1 .recycling) $(fact n2 .recycling) $(fact n3 .recycling)" = 'null null null' ]; }
+
+# metrics NODE: what its agent tells
+metrics() {
+    exec 9<>/dev/tcp/127.0.0.1/947${1#n}
+    printf 'GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n' >&9
+    cat <&9
+    exec 9<&-
+}
+
+# An agent is killed while its node starts over: the next one goes on where it was.
+# limit: 120
+t_recycling_goes_on() {
+    cluster
+    kill_agent n2 TERM
+    configure n2 <<END
+[recycle]
+above = "30%"
+drain = "until [ -e $WORK/filled ]; do sleep 0.1; done; echo drain >>$WORK/hooks"
+resume = "echo resume >>$WORK/hooks; [ \$(grep -c resume $WORK/hooks) -gt 1 ] || exec sleep 30"
+END
+    agent n2
+    fill n1 disk 2
+    touch $WORK/hooks $WORK/filled
+    eventually 60 grep -q resume $WORK/hooks
+    kill_agent n2
+    agent n2
+    eventually 20 went_on
+    eventually 20 nobody_starts_over
+    is n2 copier
+    fork_model disk n2
+    scribble n1 disk 3 --ops 50 --max 64
+    check n2 n2
+}
+
+went_on() { [ "$(tr '\n' ' ' <$WORK/hooks)" = 'drain resume resume ' ]; }
+
 # The new writer loses its power during the merge: it, or a copier, takes up where it was.
 # limit: 120
 t_half_merged() {

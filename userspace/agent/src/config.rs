@@ -20,6 +20,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod recycle;
+
+use recycle::Policy;
+
 /// The file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +37,7 @@ struct File {
     metrics: Option<String>,
     /// Fences a copier that is silent.
     fence: Option<String>,
+    recycle: Option<recycle::Section>,
     #[serde(default = "beat_ms")]
     beat_ms: u64,
     #[serde(default = "patience_ms")]
@@ -106,6 +111,8 @@ pub struct Config {
     pub metrics: Option<String>,
     /// A command for the shell that fences the node `$DMHOLEY_NODE`.
     pub fence: Option<String>,
+    /// When this node starts over by itself, if it does.
+    pub recycle: Option<Policy>,
     /// Time between two signs of life.
     pub beat: Duration,
     /// After so much silence somebody is suspected.
@@ -169,6 +176,8 @@ impl Config {
                 "keep_patience_ms has to be at least patience_ms".into(),
             ));
         }
+        let recycle = file.recycle.map(recycle::Section::check).transpose();
+        let recycle = recycle.map_err(|text| wrong(format!("[recycle]: {text}")))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let (client, server) = file.tls.load(folder)?;
         Ok(Self {
@@ -181,6 +190,7 @@ impl Config {
             listen: file.listen,
             metrics: file.metrics,
             fence: file.fence,
+            recycle,
             beat: Duration::from_millis(file.beat_ms),
             patience: Duration::from_millis(file.patience_ms),
             keep_patience: Duration::from_millis(file.keep_patience_ms),

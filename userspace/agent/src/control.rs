@@ -41,10 +41,14 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tracing::info;
 use tracing::warn;
 
 /// Why a node does not become something.
 const BUSY: &str = "this node has another role already; end that first";
+const NO_COPIER: &str = "this node is no copier";
+/// How often it is looked whether a node has joined.
+const LOOK: Duration = Duration::from_millis(100);
 /// The longest request.
 const MOST_BYTES: u64 = 1 << 16;
 /// How long the kernel may take to say how its targets are.
@@ -55,14 +59,16 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 /// What commands are given.
 #[derive(Debug)]
 pub struct Control {
-    config: Arc<Config>,
-    names: Names,
-    inlets: Inlets,
+    pub(crate) config: Arc<Config>,
+    pub(crate) names: Names,
+    pub(crate) inlets: Inlets,
     target: Handle,
-    device: String,
+    pub(crate) device: String,
     observer: Arc<Observer>,
     news: watch::Receiver<News>,
     attaching: Mutex<()>,
+    /// One at a time.
+    pub(crate) recycling: Arc<Mutex<()>>,
 }
 
 /// Why a command was not done.
@@ -122,6 +128,7 @@ impl Control {
             observer,
             news,
             attaching: Mutex::new(()),
+            recycling: Arc::default(),
         })
     }
 
@@ -175,7 +182,7 @@ impl Control {
         }
     }
 
-    async fn handle(&self, request: Request) -> Outcome<dmholey::cluster::Status> {
+    async fn handle(self: &Arc<Self>, request: Request) -> Outcome<dmholey::cluster::Status> {
         match request {
             Request::Status => {}
             Request::Join { wait } => self.join(wait).await?,
@@ -183,9 +190,7 @@ impl Control {
                 self.leave(wait).await?;
             }
             Request::Recycle { wait } => {
-                self.leave(wait).await?;
-                self.inlets.figures.recycles.inc();
-                self.join(wait).await?;
+                self.recycle(wait).await?;
             }
             Request::Takeover {
                 fenced,
@@ -225,7 +230,7 @@ impl Control {
         Ok(self.describe(&status, self.observe().await))
     }
 
-    async fn join(&self, wait: u64) -> Outcome<()> {
+    pub(crate) async fn join(&self, wait: u64) -> Outcome<()> {
         // From the look to the attachment nobody else attaches anything.
         let attaching = self.attaching.lock().await;
         let status = self.ask().await?;
@@ -259,12 +264,63 @@ impl Control {
         }
     }
 
-    async fn leave(&self, wait: u64) -> Outcome<()> {
+    /// Leaves and joins again, when it is this node's turn.
+    async fn recycle(self: &Arc<Self>, wait: u64) -> Outcome<()> {
+        let only = self.recycling.clone().try_lock_owned();
+        let only = only.map_err(|_| Failure::Later("this node starts over already".to_owned()))?;
+        self.take_turn(wait).await?;
+        let done = async {
+            self.leave(wait).await?;
+            self.inlets.figures.recycles.inc();
+            self.join(wait).await
+        };
+        let done = done.await;
+        let control = self.clone();
+        tokio::spawn(async move {
+            // It is on its way, perhaps.
+            while matches!(control.ask().await, Ok(status) if status.role == RoleName::Joining) {
+                tokio::time::sleep(LOOK).await;
+            }
+            control.end_turn().await;
+            drop(only);
+        });
+        done
+    }
+
+    /// Waits until it is the turn of this copier to start over. [`Self::end_turn`] has to follow.
+    pub(crate) async fn take_turn(&self, wait: u64) -> Outcome<()> {
+        if self.ask().await?.role != RoleName::Copier {
+            return Err(NO_COPIER.to_owned().into());
+        }
+        let mut news = self.news.clone();
+        let before = news.borrow_and_update().turns;
+        self.send(Input::Recycle { begun: false }).await?;
+        let turn = news.wait_for(|news| news.turns != before);
+        let turn = async { turn.await.map(|_| ()) };
+        match timeout(Duration::from_secs(wait), turn).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(_)) => return Err(ended()),
+            Err(_) => {}
+        }
+        self.end_turn().await;
+        Err(Failure::Later(format!(
+            "after {wait} s it is not this node's turn to start over: another one does, a merge goes on, or there is no \
+             writer"
+        )))
+    }
+
+    pub(crate) async fn end_turn(&self) {
+        if let Err(failure) = self.send(Input::Recycled).await {
+            info!("{}", failure.text());
+        }
+    }
+
+    pub(crate) async fn leave(&self, wait: u64) -> Outcome<()> {
         match self.ask().await?.role {
             RoleName::Joining | RoleName::Copier => {
                 self.become_role(Input::Detach, RoleName::Idle, wait).await
             }
-            _ => Err("this node is no copier".to_owned().into()),
+            _ => Err(NO_COPIER.to_owned().into()),
         }
     }
 
@@ -320,12 +376,12 @@ impl Control {
         }
     }
 
-    async fn send(&self, input: Input) -> Outcome<()> {
+    pub(crate) async fn send(&self, input: Input) -> Outcome<()> {
         let sent = self.inlets.engine.send(Command::Input(input)).await;
         sent.map_err(|_| ended())
     }
 
-    async fn ask(&self) -> Outcome<Status> {
+    pub(crate) async fn ask(&self) -> Outcome<Status> {
         let status = self.inlets.status().await;
         status.ok_or_else(ended)
     }
@@ -341,7 +397,7 @@ impl Control {
     }
 
     /// What the kernel says; nothing if it takes too long.
-    async fn observe(&self) -> Observed {
+    pub(crate) async fn observe(&self) -> Observed {
         let observer = self.observer.clone();
         let look = tokio::task::spawn_blocking(move || observer.look());
         let looked = timeout(KERNEL, look).await.ok();
@@ -370,6 +426,7 @@ impl Control {
             peers: peers.collect(),
             device: self.device.clone(),
             overlay: observed.overlay,
+            recycling: status.recycling.map(|node| self.name(node).to_owned()),
             trouble: self.target.trouble(),
             refusal: news.refusal.map(|refusal| refusal.text().to_owned()),
         }

@@ -84,6 +84,8 @@ pub enum Report {
     Refused(Refusal),
     /// The claim of this ballot waits for a node that does not answer.
     Awaited(NodeId, Ballot),
+    /// See [`Action::Turn`].
+    Turn,
     /// The node has another role.
     Role(RoleName),
 }
@@ -116,6 +118,8 @@ pub struct Status {
     pub waiting: NodeSet,
     /// Whether an overlay is being merged into the volume.
     pub merging: bool,
+    /// Whose turn to start over it is, as far as the node knows.
+    pub recycling: Option<NodeId>,
 }
 
 /// The ways to a driver.
@@ -318,6 +322,7 @@ impl<T: Target> Driver<T> {
             outstanding: self.node.outstanding(),
             waiting: self.node.waiting(),
             merging: self.node.is_merging(),
+            recycling: self.node.turns().iter().next(),
         }
     }
 
@@ -468,6 +473,7 @@ impl<T: Target> Driver<T> {
                     warn!("the writer, {}, is silent", self.names.name(node));
                     self.report(Report::WriterLost(node));
                 }
+                Action::Turn => self.report(Report::Turn),
                 Action::Refused(refusal) => {
                     warn!("{}", self.names.refusal(refusal).text());
                     self.report(Report::Refused(refusal));

@@ -25,6 +25,8 @@ pub struct News {
     /// How often something was refused, and the last reason.
     pub(crate) refusals: u64,
     pub(crate) refusal: Option<Failure>,
+    /// How often it was this node's turn to start over.
+    pub(crate) turns: u64,
 }
 
 impl Default for News {
@@ -33,6 +35,7 @@ impl Default for News {
             role: RoleName::Idle,
             refusals: 0,
             refusal: None,
+            turns: 0,
         }
     }
 }
@@ -64,6 +67,7 @@ pub(crate) async fn listen(
                 let fenced = Input::FencedFor(node, ballot);
                 begin_fencing(&config, node, fenced, &inlets);
             }
+            Report::Turn => told.send_modify(|news| news.turns += 1),
             // Who is to be the writer then is for the engine to say.
             Report::WriterLost(_) => {}
         }

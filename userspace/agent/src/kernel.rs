@@ -64,7 +64,7 @@ use tracing::error;
 use tracing::info;
 use tracing::warn;
 
-mod memory;
+pub(crate) mod memory;
 mod promote;
 
 use memory::boot_id;

@@ -13,6 +13,7 @@
 //! | [`kernel`] | the target of this node: its devices |
 //! | [`control`] | what commands ask of it |
 //! | [`engine`] | what it does about nodes that are silent |
+//! | [`recycle`] | starts over, when an overlay is too large or too old |
 //! | [`observe`] | what the kernel says of its targets |
 //! | [`metrics`] | figures for operators |
 //! | [`http`] | where they are served |
@@ -33,3 +34,4 @@ pub mod names;
 pub mod observe;
 pub mod port;
 pub mod promises;
+pub mod recycle;

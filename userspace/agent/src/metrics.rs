@@ -74,6 +74,7 @@ pub struct Figures {
     claims: Family<Outcome, Counter>,
     promotions: Family<Outcome, Counter>,
     fences: Family<Outcome, Counter>,
+    drains: Family<Outcome, Counter>,
     /// The node has become a copier.
     pub joins: Counter,
     /// A copier was dropped because it is fenced.
@@ -93,6 +94,7 @@ impl Default for Figures {
             claims: Family::default(),
             promotions: Family::default(),
             fences: Family::default(),
+            drains: Family::default(),
             joins: Counter::default(),
             evictions: Counter::default(),
             recycles: Counter::default(),
@@ -130,6 +132,11 @@ impl Figures {
     /// The command that fences has ended.
     pub fn fence(&self, well: bool) {
         self.fences.get_or_create(&outcome(well)).inc();
+    }
+
+    /// The application was asked to let go of the device.
+    pub fn drain(&self, well: bool) {
+        self.drains.get_or_create(&outcome(well)).inc();
     }
 }
 
@@ -196,6 +203,7 @@ struct Gauges {
     connected: Family<Peer, Gauge>,
     suspected: Family<Peer, Gauge>,
     copier: Family<Peer, Gauge>,
+    recycling: Gauge,
     outstanding: Family<Peer, Gauge>,
     writer_epoch: Gauge,
     writer_open: Gauge,
@@ -288,6 +296,7 @@ impl Figures {
         let help = "Attempts to make the target of this node the writer's";
         by_result("promotions", help, &self.promotions);
         by_result("fences", "Runs of the command that fences", &self.fences);
+        by_result("drains", "Runs of the command that drains", &self.drains);
         let mut alone = |name, help, counter: &Counter| to.register(name, help, counter.clone());
         alone("joins", "This node became a copier", &self.joins);
         alone("evictions", "Copiers dropped as fenced", &self.evictions);
@@ -304,6 +313,7 @@ impl Gauges {
         alone("ballot", help, &self.ballot);
         alone("merging", "An overlay is being merged", &self.merging);
         alone("members", "A writer's copiers", &self.members);
+        alone("recycling", "It starts over", &self.recycling);
         let mut by_peer = |name, help, family: &Family<Peer, Gauge>| {
             to.register(name, help, family.clone());
         };
@@ -352,6 +362,8 @@ impl Gauges {
             .set(status.ballot.number.try_into().unwrap_or(i64::MAX));
         self.merging.set(status.merging.into());
         self.members.set(status.members.len() as i64);
+        let recycling = status.recycling == Some(names.id());
+        self.recycling.set(recycling.into());
         for (node, name) in names.peers() {
             let peer = Peer {
                 peer: name.to_owned(),

@@ -56,6 +56,11 @@ impl Names {
         self.nodes.get(&node).map_or("?", String::as_str)
     }
 
+    /// The number of this node.
+    pub const fn id(&self) -> NodeId {
+        self.me
+    }
+
     /// This node's.
     pub fn me(&self) -> &str {
         self.name(self.me)

@@ -118,6 +118,29 @@ async fn figures_are_served() {
     assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copiers_start_over_in_turn() {
+    let mut cluster = Cluster::new(3).await;
+    let mut agents: Vec<Agent> = (0..3).map(|node| cluster.start(node)).collect();
+    agents[0].promote(NodeSet::EMPTY).await;
+    agents[1].join(11).await;
+    agents[2].join(22).await;
+    for copier in [1, 2] {
+        let agent = &mut agents[copier];
+        agent.tell(Input::Recycle { begun: false }).await;
+        let turn = |report| matches!(report, Report::Turn).then_some(());
+        agent.report(turn).await;
+        let node = id(copier as u8);
+        let is_its = |status: &Status| status.recycling == Some(node);
+        agents[0]
+            .until("the writer knows of the turn", is_its)
+            .await;
+        agents[copier].tell(Input::Recycled).await;
+    }
+    let nobody = |status: &Status| status.recycling.is_none();
+    agents[0].until("the turn is over", nobody).await;
+}
+
 /// Whoever does not belong there is never connected.
 async fn stranger(make: impl Fn(&Cluster) -> Config) {
     let mut cluster = Cluster::new(3).await;

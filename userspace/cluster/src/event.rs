@@ -75,6 +75,14 @@ pub enum Input {
     },
     /// The engine: stop being the writer.
     Demote,
+    /// The engine: this copier is to start over, by [`Input::Detach`] and another [`Input::Attach`], as soon as no other
+    /// does.
+    Recycle {
+        /// It was its turn when an earlier agent of this node ended.
+        begun: bool,
+    },
+    /// The engine: it has joined again, or is not to start over any more.
+    Recycled,
     /// The engine: a node cannot reach the volume, and will not before it has started anew. With an attachment: that of
     /// a suspicion, which has ended. Without: the node, for which a claim waits.
     Fenced(NodeId, Option<Attachment>),
@@ -116,6 +124,8 @@ pub enum Action {
     Suspect(NodeId, Attachment),
     /// For the engine: the writer has not been heard of.
     WriterLost(NodeId),
+    /// For the engine: it is the turn of this copier to start over.
+    Turn,
     /// For the engine: what it wanted cannot be done.
     Refused(Refusal),
     /// For the log: a peer has sent what no peer that works would send. It was ignored.

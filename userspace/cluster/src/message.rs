@@ -108,6 +108,22 @@ pub enum Message {
         /// The ballot of the claim.
         ballot: Ballot,
     },
+    /// Copier to its writer: it wants to start over, and nobody else is to do so at that time.
+    Wish {
+        /// When it says so, by a clock of its own; the answer has it, too.
+        asked: u64,
+        /// It was its turn already, and still is.
+        begun: bool,
+    },
+    /// Writer to copier: it is its turn.
+    Turn {
+        /// The writer's ballot.
+        ballot: Ballot,
+        /// From the wish that this answers.
+        asked: u64,
+    },
+    /// Copier to writer: it has joined again, or does not want to start over any more.
+    Over,
 }
 
 /// Why bytes are no message.
@@ -193,6 +209,9 @@ mod tests {
             (ballot(), prop::option::of(attachment()))
                 .prop_map(|(ballot, attachment)| Message::Accept { ballot, attachment }),
             (ballot(), ballot()).prop_map(|(refused, ballot)| Message::Reject { refused, ballot }),
+            (any::<u64>(), any::<bool>()).prop_map(|(asked, begun)| Message::Wish { asked, begun }),
+            (ballot(), any::<u64>()).prop_map(|(ballot, asked)| Message::Turn { ballot, asked }),
+            Just(Message::Over),
         ]
     }
 

@@ -35,6 +35,9 @@ use std::time::Duration;
 
 mod claim;
 mod copier;
+mod turn;
+
+use turn::Turn;
 
 const IMPOSSIBLE: &str = "no node has counted so far";
 
@@ -83,6 +86,8 @@ pub struct Node {
     promised: BTreeMap<NodeId, Ballot>,
     writer_heard: Duration,
     last_beat: Duration,
+    turn: Turn,
+    last_wish: Duration,
 }
 
 impl Node {
@@ -107,6 +112,8 @@ impl Node {
             promised,
             writer_heard: now,
             last_beat: now,
+            turn: Turn::No,
+            last_wish: now,
         };
         match before {
             Before::Nothing => {}
@@ -247,6 +254,8 @@ impl Node {
                 Role::Claiming(_) => self.end_claim(None, actions),
                 _ => actions.push(Action::Refused(Refusal::NotThat)),
             },
+            Input::Recycle { begun } => self.recycle(begun, now, actions),
+            Input::Recycled => self.recycled(actions),
             Input::Fenced(node, attachment) => self.fenced(node, attachment, now, actions),
             Input::FencedFor(node, ballot) => {
                 if self.claim_ballot() == Some(ballot) {
@@ -292,6 +301,9 @@ impl Node {
     }
 
     fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if now.saturating_sub(self.last_wish) >= self.config.beat {
+            self.wish(now, actions);
+        }
         let due = now.saturating_sub(self.last_beat) >= self.config.beat;
         let (patience, keep_patience) = (self.config.patience, self.config.keep_patience);
         let silence = now.saturating_sub(self.writer_heard);
@@ -390,6 +402,18 @@ impl Node {
                     self.promised.remove(&node);
                 }
             }
+            Message::Wish { asked, begun } => {
+                let patience = self.config.patience;
+                self.as_writer(actions, |writer, out| {
+                    writer.wish(node, asked, begun, now, patience, out);
+                });
+            }
+            Message::Turn { ballot, asked } => {
+                if self.hear_writer(node, ballot, now, actions) {
+                    self.has_turn(node, ballot, asked, now, actions);
+                }
+            }
+            Message::Over => self.as_writer(actions, |writer, _| writer.over(node)),
             Message::Recall { ballot } => {
                 let pursued = match &self.role {
                     Role::Claiming(claim) => claim.ballot == ballot,

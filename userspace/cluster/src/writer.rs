@@ -66,6 +66,9 @@ pub(crate) struct Writer {
     board: Board,
     /// Until the overlay that its target had is in the volume.
     pub(crate) merging: bool,
+    since: Duration,
+    /// Whose turn to start over it is, and when they said so last. There is more than one only if one was silent.
+    turns: BTreeMap<NodeId, Duration>,
 }
 
 impl Writer {
@@ -87,6 +90,8 @@ impl Writer {
             ended: BTreeMap::new(),
             board: Board::default(),
             merging,
+            since: now,
+            turns: BTreeMap::new(),
         }
     }
 
@@ -303,6 +308,42 @@ impl Writer {
         }
     }
 
+    /// Those whose turn to start over it is.
+    pub(crate) fn turns(&self) -> NodeSet {
+        self.turns.keys().copied().collect()
+    }
+
+    /// A copier wants to start over, or does. It may if nobody else does, and if it can join again. Whose turn it was
+    /// under the writer before says so within its patience.
+    pub(crate) fn wish(
+        &mut self,
+        node: NodeId,
+        asked: u64,
+        begun: bool,
+        now: Duration,
+        patience: Duration,
+        out: &mut Outbox<'_>,
+    ) {
+        if begun {
+            self.turns.insert(node, now);
+            return;
+        }
+        let member = self.members.get(&node);
+        let has_joined = member.is_some_and(|member| member.joining.is_none());
+        let is_free = self.turns.keys().all(|&other| other == node);
+        let knows_all = now.saturating_sub(self.since) > patience;
+        if has_joined && is_free && knows_all && !self.merging {
+            self.turns.insert(node, now);
+            let ballot = self.ballot;
+            out.send(node, Message::Turn { ballot, asked });
+        }
+    }
+
+    /// A copier has started over, or does not want to.
+    pub(crate) fn over(&mut self, node: NodeId) {
+        self.turns.remove(&node);
+    }
+
     /// Tells who has been silent for too long, or has answered nothing. If nobody answers, it is the volume that they
     /// wait for; a sole copier has nobody to be compared with.
     pub(crate) fn suspect(
@@ -312,6 +353,8 @@ impl Writer {
         keep_patience: Duration,
         out: &mut Outbox<'_>,
     ) {
+        self.turns
+            .retain(|_, said| now.saturating_sub(*said) <= patience);
         let is_idle = |(node, member): (&NodeId, &Member)| {
             let since = self.board.waits_since(*node)?.max(member.answered);
             (now.saturating_sub(since) > keep_patience).then_some(*node)

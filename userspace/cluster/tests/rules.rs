@@ -260,3 +260,80 @@ fn if_nobody_answers_it_is_the_volume() {
     );
     assert!(subject.input(Input::Tick).contains(&suspect));
 }
+
+/// A writer that has been one for long enough to know whose turn it was.
+fn settled_writer() -> Subject {
+    let mut subject = asking_writer();
+    subject.hears(1, kept(1));
+    subject.hears(2, kept(2));
+    assert_eq!(suspects(&mut subject, 6), []);
+    subject
+}
+
+fn wish(asked: u64, begun: bool) -> Message {
+    Message::Wish { asked, begun }
+}
+
+#[test]
+fn one_starts_over_at_a_time() {
+    let mut subject = settled_writer();
+    let turn = |node: u8, asked| {
+        let ballot = ballot(1, 0);
+        Action::Send(id(node), Message::Turn { ballot, asked })
+    };
+    assert_eq!(subject.hears(1, wish(50, false)), [turn(1, 50)]);
+    assert_eq!(subject.hears(2, wish(60, false)), []);
+    // The answer was lost.
+    assert_eq!(subject.hears(1, wish(70, false)), [turn(1, 70)]);
+    assert_eq!(subject.hears(1, Message::Over), []);
+    assert_eq!(subject.hears(2, wish(80, false)), [turn(2, 80)]);
+    assert_eq!(suspects(&mut subject, 10), []);
+    assert_eq!(subject.hears(2, wish(90, true)), []);
+    assert_eq!(suspects(&mut subject, 15), []);
+    assert_eq!(subject.hears(1, wish(95, false)), []);
+    // Nothing is heard of its turn any more.
+    assert_eq!(suspects(&mut subject, 16), []);
+    assert_eq!(subject.hears(1, wish(97, false)), [turn(1, 97)]);
+}
+
+#[test]
+fn a_new_writer_waits_until_it_knows_whose_turn_it_is() {
+    let mut subject = asking_writer();
+    assert_eq!(subject.hears(2, wish(1, false)), []);
+    assert_eq!(subject.hears(1, wish(1, true)), []);
+    assert_eq!(suspects(&mut subject, 4), []);
+    assert_eq!(subject.hears(1, wish(2, true)), []);
+    assert_eq!(suspects(&mut subject, 8), []);
+    assert_eq!(subject.hears(2, wish(2, false)), []);
+    assert_eq!(subject.0.turns(), [id(1)].into_iter().collect());
+}
+
+#[test]
+fn a_turn_that_was_long_on_its_way_is_none() {
+    let mut subject = Subject::new(&[]);
+    let ballot = ballot(1, 1);
+    subject.asks(ballot);
+    assert_eq!(subject.hears(1, joined(ballot)), [Action::Serve]);
+    let wished = |seconds: u64, begun| {
+        let asked = seconds * 1_000_000;
+        Action::Send(id(1), wish(asked, begun))
+    };
+    let turn = |seconds: u64| {
+        let asked = seconds * 1_000_000;
+        Message::Turn { ballot, asked }
+    };
+    subject.1 = Duration::from_secs(10);
+    subject.hears(1, Message::Beat { ballot });
+    let begun = false;
+    assert_eq!(subject.input(Input::Recycle { begun }), [wished(10, false)]);
+    subject.1 = Duration::from_secs(13);
+    assert_eq!(subject.input(Input::Tick), [wished(13, false)]);
+    assert_eq!(subject.hears(1, turn(10)), []);
+    let mine = [wished(13, true), Action::Turn];
+    assert_eq!(subject.hears(1, turn(13)), mine);
+    assert_eq!(subject.hears(1, turn(13)), []);
+    let over = [Action::Send(id(1), Message::Over)];
+    assert_eq!(subject.input(Input::Recycled), over);
+    // It comes once more, and is given back.
+    assert_eq!(subject.hears(1, turn(13)), over);
+}

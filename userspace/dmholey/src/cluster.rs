@@ -88,6 +88,9 @@ pub struct Status {
     /// How full the overlay of this node is, if it has one.
     #[serde(default)]
     pub overlay: Option<Usage>,
+    /// Whose turn to start over it is, as far as this node knows.
+    #[serde(default)]
+    pub recycling: Option<String>,
     /// Why its device is not what it should be, if that is so.
     #[serde(default)]
     pub trouble: Option<String>,

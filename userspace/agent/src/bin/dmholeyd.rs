@@ -20,6 +20,7 @@ use dmholey_agent::link;
 use dmholey_agent::metrics::Exporter;
 use dmholey_agent::names::Names;
 use dmholey_agent::observe::Observer;
+use dmholey_agent::recycle;
 use rustix::mm::MlockAllFlags;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -163,7 +164,11 @@ async fn cluster(args: &Cluster) -> anyhow::Result<()> {
         tokio::spawn(http::serve(listener, Arc::new(exporter)));
     }
     let device = dmholey::dm::node::path(&devices.name).display().to_string();
+    let policy = config.recycle.clone();
     let control = Control::new(config, inlets, target, device, observer, reported);
+    if let Some(policy) = policy {
+        tokio::spawn(recycle::run(control.clone(), policy));
+    }
     control
         .serve(&args.socket)
         .with_context(|| format!("cannot listen on {}", args.socket.display()))?;

@@ -10,11 +10,14 @@ use serde::Serialize;
 use std::io;
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 /// Where a copier's attachment is remembered.
 const ATTACHED: &str = "attached.toml";
 /// Where a merge is remembered that has not ended.
 const MERGING: &str = "merging.toml";
+/// Where it is remembered that a copier has begun to start over.
+const RECYCLING: &str = "recycling.toml";
 /// Tells whether the machine has started anew.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -48,10 +51,7 @@ impl Merging {
 
     /// It has ended, or counts no more.
     pub fn forget(folder: &Path) -> io::Result<()> {
-        match std::fs::remove_file(folder.join(MERGING)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        }
+        forget(folder, MERGING)
     }
 }
 
@@ -87,5 +87,50 @@ impl Attached {
 
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         write_toml(self, folder, ATTACHED)
+    }
+}
+
+/// For how long a copier has been serving.
+pub(crate) fn age(folder: &Path) -> Option<Duration> {
+    let written = std::fs::metadata(folder.join(ATTACHED)).ok()?.modified();
+    written.ok()?.elapsed().ok()
+}
+
+/// What is remembered of a copier that starts over, from when its application is told to let go of the device until it
+/// may have it again.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Recycling {
+    boot: String,
+    /// Why it does.
+    pub(crate) reason: String,
+}
+
+impl Recycling {
+    /// What an agent of this boot has begun.
+    pub(crate) fn read(folder: &Path) -> io::Result<Option<Self>> {
+        let boot = boot_id()?;
+        let recycling: Option<Self> = read_toml(&folder.join(RECYCLING))?;
+        Ok(recycling.filter(|recycling| recycling.boot == boot))
+    }
+
+    pub(crate) fn begin(folder: &Path, reason: &str) -> io::Result<()> {
+        let recycling = Self {
+            boot: boot_id()?,
+            reason: reason.to_owned(),
+        };
+        write_toml(&recycling, folder, RECYCLING)
+    }
+
+    /// It has ended.
+    pub(crate) fn end(folder: &Path) -> io::Result<()> {
+        forget(folder, RECYCLING)
+    }
+}
+
+fn forget(folder: &Path, name: &str) -> io::Result<()> {
+    match std::fs::remove_file(folder.join(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }

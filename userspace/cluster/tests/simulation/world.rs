@@ -33,6 +33,7 @@ use std::time::Duration;
 
 mod engine;
 mod faults;
+mod recycle;
 mod streams;
 mod volume;
 
@@ -43,6 +44,8 @@ const PATIENCE: u64 = 120 * MS;
 /// More than a copier that is only slow takes.
 const KEEP_PATIENCE: u64 = 300 * MS;
 const CHAOS_ENDS: u64 = 6_000 * MS;
+/// After this nobody wants to start over any more.
+const POLICY_ENDS: u64 = 10_500 * MS;
 const ALL_ENDS: u64 = 12_000 * MS;
 /// A claim that waits for longer has those fenced that it waits for.
 const CLAIM_PATIENCE: u64 = 200 * MS;
@@ -75,6 +78,7 @@ enum Event {
     Reboot(usize, u64),
     Fence(usize, bool),
     Engine,
+    Policy,
     Chaos,
 }
 
@@ -91,6 +95,10 @@ enum Local {
     Keep(Option<Attachment>, Ballot, Seq, Range),
     Read(Chunk),
     Application,
+    /// It is its turn to start over, and the application has ended, or has not.
+    Drained(bool),
+    /// Whether it has another attachment than this one.
+    Rejoin(Option<Attachment>),
 }
 
 struct Host {
@@ -114,6 +122,10 @@ struct Host {
     memory: Memory,
     /// When its kernel has told its agent the last thing.
     told: u64,
+    /// It is its turn to start over.
+    turn: bool,
+    /// Before that it could not be heard.
+    disturbed: u64,
 }
 
 /// A stream between two nodes.
@@ -125,6 +137,8 @@ struct Stream {
     cut_until: u64,
     /// When the last message arrives, from the lower node and from the higher. Later ones arrive later.
     last: [u64; 2],
+    /// Before that something may have taken long.
+    disturbed: u64,
 }
 
 pub(crate) struct World {
@@ -137,6 +151,7 @@ pub(crate) struct World {
     disk: Vec<Value>,
     /// The node that was promoted last.
     writer: Option<usize>,
+    promoted_at: u64,
     half_merged: Option<usize>,
     /// The claim that the engine waits for, since when.
     claim: Option<(usize, u64)>,
@@ -170,6 +185,8 @@ impl World {
             fenced: false,
             memory: Memory::default(),
             told: 0,
+            turn: false,
+            disturbed: 0,
         };
         let mut world = Self {
             random,
@@ -180,6 +197,7 @@ impl World {
             streams: BTreeMap::new(),
             disk: (0..CHUNKS).collect(),
             writer: None,
+            promoted_at: 0,
             half_merged: None,
             claim: None,
             joining: Vec::new(),
@@ -198,6 +216,7 @@ impl World {
             world.local(node, 0, 10 * MS, Local::Application);
         }
         world.after(5 * MS, 20 * MS, Event::Engine);
+        world.after(50 * MS, 300 * MS, Event::Policy);
         world.after(50 * MS, 100 * MS, Event::Chaos);
         world
     }
@@ -232,6 +251,9 @@ impl World {
                     "node {node} is {role:?} in the end, not {want:?}; fenced {}, half merged {:?}",
                     host.fenced, self.half_merged
                 ));
+            }
+            if host.turn {
+                return Err(format!("node {node} has its turn for good"));
             }
             if host.target.held() > 8 || host.target.is_merging() {
                 return Err(format!("node {node} holds back writes for good"));
@@ -306,6 +328,14 @@ impl World {
                 self.after(10 * MS, 60 * MS, Event::Engine);
                 self.engine()
             }
+            Event::Policy => {
+                if self.now < POLICY_ENDS {
+                    self.after(20 * MS, 200 * MS, Event::Policy);
+                    self.policy()
+                } else {
+                    Ok(())
+                }
+            }
             Event::Chaos => {
                 if self.now < CHAOS_ENDS {
                     self.after(20 * MS, 250 * MS, Event::Chaos);
@@ -351,7 +381,13 @@ impl World {
                     host.target.detach(&mut effects);
                     self.effects(node, effects)?;
                 }
-                self.act(node, actions)
+                self.act(node, actions)?;
+                let host = &mut self.hosts[node];
+                host.disturbed = self.now;
+                if host.turn {
+                    self.input(node, Input::Recycle { begun: true })?;
+                }
+                Ok(())
             }
             Local::Up(peer, number) => {
                 if self.stream(node, peer).number == number {
@@ -410,6 +446,8 @@ impl World {
             }
             Local::Read(chunk) => self.read_ends(node, chunk),
             Local::Application => self.application(node),
+            Local::Drained(well) => self.drained(node, well),
+            Local::Rejoin(old) => self.rejoins(node, old),
         }
     }
 
@@ -474,6 +512,7 @@ impl World {
                         }
                     }
                 }
+                Action::Turn => self.turn(node)?,
                 Action::Refused(refusal) => {
                     if matches!(refusal, Refusal::Outbid(_)) {
                         self.counts.add("claim outbid");
@@ -584,6 +623,7 @@ impl World {
                 return Err(format!("node {node} is promoted while node {other} writes"));
             }
         }
+        self.promoted_at = self.now;
         if self.hosts[node].target.is_writer() {
             self.counts.add("writer's agent restarted");
             return Ok(());

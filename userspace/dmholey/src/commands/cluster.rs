@@ -44,7 +44,7 @@ enum Action {
     Join,
     /// Stop being a copier; the overlay is lost
     Leave,
-    /// Leave and join again: the overlay starts empty
+    /// Leave and join again, when no other copier does: the overlay starts empty
     Recycle,
     /// Become the writer; what this node sees becomes the content of the volume
     Takeover(Takeover),
@@ -133,6 +133,9 @@ fn text(status: &Status) -> String {
         })
         .collect();
     lines.push(columns(&peers));
+    if let Some(node) = &status.recycling {
+        lines.push(format!("starts over: {node}"));
+    }
     if let Some(trouble) = &status.trouble {
         lines.push(format!("trouble: {trouble}"));
     }

@@ -23,6 +23,7 @@ impl World {
         }
         host.agent = None;
         host.agents += 1;
+        host.turn = false;
         host.target = Target::default();
         host.busy.clear();
         for peer in 0..self.hosts.len() {
@@ -85,6 +86,7 @@ impl World {
                 self.counts.add("node paused");
                 let time = self.random.between(10 * MS, 600 * MS);
                 self.hosts[node].paused_until = self.now + time;
+                self.hosts[node].disturbed = self.now + time;
             }
             3 | 4 if node != peer => {
                 self.counts.add("stream cut");

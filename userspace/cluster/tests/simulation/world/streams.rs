@@ -37,6 +37,7 @@ impl World {
             open: true,
             cut_until: 0,
             last: [up[1], up[0]],
+            disturbed: up[0].max(up[1]),
         };
         self.streams.insert((low, high), new);
         for (at, node, peer) in [(up[0], low, high), (up[1], high, low)] {
@@ -82,6 +83,7 @@ impl World {
         let mut stream = self.stream(node, peer);
         let last = &mut stream.last[usize::from(node > peer)];
         *last = (*last).max(self.now + time);
+        stream.disturbed = stream.disturbed.max(self.now + time);
         self.streams
             .insert((node.min(peer), node.max(peer)), stream);
     }
