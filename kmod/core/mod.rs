@@ -13,6 +13,7 @@
 //! | [`epoch`] | when every reader that could see the old state is gone |
 //! | [`merge`] | which exceptions are folded back together |
 //! | [`stable`] | which chunks of a shared volume may be overwritten, and which are asked for |
+//! | [`buffer`] | what was acknowledged before it is on the volume, and in which order it gets there |
 //! | [`agent`] | what a target and its agent say to each other |
 //!
 //! Nothing in here allocates, locks, blocks or panics: callers own the memory and the locks.
@@ -22,6 +23,7 @@
 pub mod agent;
 pub mod alloc;
 pub mod area;
+pub mod buffer;
 pub mod epoch;
 pub mod format;
 pub mod gather;
