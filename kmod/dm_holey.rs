@@ -27,6 +27,7 @@ mod dm;
 mod holey_core;
 mod keeper;
 mod merge;
+mod nothing;
 mod origin;
 mod origin_set;
 mod overlay;
@@ -35,6 +36,7 @@ mod remote;
 mod snapshot;
 mod snapshot_io;
 mod store;
+mod write_back;
 mod writer;
 
 use crate::agent::Agent;
@@ -42,6 +44,7 @@ use crate::dm::CharDevice;
 use crate::dm::Registration;
 use crate::dm::Target;
 use crate::merge::MergeTarget;
+use crate::nothing::Nothing;
 use crate::origin::OriginTarget;
 use crate::snapshot::Snapshot;
 use crate::writer::WriterTarget;
@@ -58,6 +61,7 @@ module! {
         "dm-holey-merge",
         "dm-holey-writer",
         "dm-holey-copier",
+        "dm-holey-nothing",
         "dm-snapshot",
         "dm-snapshot-origin",
         "dm-snapshot-merge",
@@ -77,6 +81,7 @@ struct Holey {
     _own: Types,
     _writer: Registration<WriterTarget>,
     _copier: Registration<Snapshot<true>>,
+    _nothing: Registration<Nothing>,
     _stock: Option<Types>,
 }
 
@@ -130,6 +135,7 @@ impl kernel::Module for Holey {
         Ok(Self {
             _writer: register(c"holey-writer", module)?,
             _copier: register(c"holey-copier", module)?,
+            _nothing: register(c"holey-nothing", module)?,
             _own: own,
             _stock: stock,
             // Last: files may be opened from here on.

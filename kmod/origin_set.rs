@@ -119,6 +119,16 @@ impl Outlet {
     pub(crate) fn stay(&self) {
         self.leaving.store(STAYING, Ordering::Release);
     }
+
+    /// Whether it stays.
+    pub(crate) fn is_staying(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) == STAYING
+    }
+
+    /// Whether its device is being suspended so that nothing is left to write.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) == LEAVING
+    }
 }
 
 /// A user's hold on an origin.
@@ -160,12 +170,22 @@ pub(crate) struct Seat {
 }
 
 impl Origin {
-    /// A share for a target that lets writes through to a volume of `sectors` sectors.
-    pub(crate) fn new_seat(&self, size: ChunkSize, sectors: u64) -> Result<Seat> {
-        Ok(Seat {
+    /// A share for a target that lets writes through to a volume of `sectors` sectors, perhaps with a
+    /// write-back buffer of so many MiB.
+    pub(crate) fn new_seat(
+        &self,
+        size: ChunkSize,
+        sectors: u64,
+        buffer: Option<u32>,
+    ) -> Result<Seat> {
+        let seat = Seat {
             origin: Self::get(self.set.number)?,
             remote: self.add_remote(size, sectors)?,
-        })
+        };
+        if let Some(mib) = buffer {
+            seat.provide_buffer(mib)?;
+        }
+        Ok(seat)
     }
 
     /// A share in those that there are.
@@ -277,7 +297,7 @@ impl OriginSet {
     }
 
     /// Sees to writes of leaving outlets that wait for copiers on other hosts.
-    fn dismiss_leaving(&self, remote: &Remote, only: Option<OutletId>) {
+    pub(crate) fn dismiss_leaving(&self, remote: &Remote, only: Option<OutletId>) {
         let mut next = 0;
         loop {
             let members = self.members.lock();
@@ -317,7 +337,7 @@ impl OriginSet {
             }
             let Some(remote) = &members.remote else {
                 drop(members);
-                new = Some(Remote::new(size, sectors)?);
+                new = Some(Remote::new(self.number, size, sectors)?);
                 continue;
             };
             if !remote.suits(size, sectors) {
@@ -339,7 +359,9 @@ impl OriginSet {
             _ => None,
         };
         drop(members);
-        drop(last);
+        if let Some(last) = last {
+            last.give_up();
+        }
     }
 
     /// Whether there is a copier that takes part.
@@ -352,6 +374,7 @@ impl OriginSet {
     pub(crate) fn left_alone(&self) {
         if let Some(remote) = self.remote() {
             self.dismiss_leaving(&remote, None);
+            remote.nudge();
         }
     }
 

@@ -13,7 +13,11 @@
 //! 4. `growing` of an overlay: whoever gives its index memory;
 //! 5. the members of an origin (`origin_set.rs`), with interrupts off;
 //! 6. [`Overlay::state`], the state of remote copiers (`remote.rs`) or of those who keep for a remote
-//!    writer (`keeper.rs`), with interrupts off.
+//!    writer (`keeper.rs`), with interrupts off;
+//! 7. the state of a write-back buffer (`write_back.rs`), with interrupts off.
+//!
+//! Whoever sweeps such a buffer holds its `sweeper`, a mutex that is only tried, outside of 5 to 7,
+//! and may wait for the workers of overlays.
 //!
 //! A merge holds its own overlay's area while it waits for other overlays of the same origin.
 

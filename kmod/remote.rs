@@ -11,12 +11,16 @@
 //! look whether their chunks are stable, so that whoever turns the epoch knows of them.
 //!
 //! While there is no agent, writes to chunks that are not stable wait for one; a suspend ends that.
+//!
+//! With a write-back buffer (`write_back.rs`) writes are acknowledged before they wait.
 
 use crate::agent::Agent;
 use crate::dm::new_irq_lock;
 use crate::dm::new_wait_queue;
+use crate::dm::DeviceNumber;
 use crate::dm::Failure;
 use crate::dm::IrqLock;
+use crate::dm::OnceBox;
 use crate::dm::SuspendKind;
 use crate::dm::WaitQueue;
 use crate::holey_core::agent::Event;
@@ -30,6 +34,7 @@ use crate::holey_core::stable::Requests;
 use crate::origin_set::OutletId;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
+use crate::write_back::WriteBack;
 use crate::writer::Writer;
 use core::mem;
 use core::sync::atomic::AtomicBool;
@@ -126,6 +131,8 @@ struct State {
 /// The copiers on other hosts.
 #[pin_data]
 pub(crate) struct Remote {
+    /// The volume.
+    number: DeviceNumber,
     size: ChunkSize,
     count: u64,
     chunks: Chunks<KVVec<AtomicU64>>,
@@ -140,13 +147,15 @@ pub(crate) struct Remote {
     pub(crate) drainer: Mutex<()>,
     #[pin]
     changed: WaitQueue,
+    /// There once a target has asked for it.
+    buffer: OnceBox<Arc<WriteBack>>,
     #[pin]
     state: IrqLock<State>,
 }
 
 impl Remote {
     /// Nobody has kept anything of a volume of `sectors` sectors. May sleep.
-    pub(crate) fn new(size: ChunkSize, sectors: u64) -> Result<Arc<Self>> {
+    pub(crate) fn new(number: DeviceNumber, size: ChunkSize, sectors: u64) -> Result<Arc<Self>> {
         let count = size.chunks_covering(sectors);
         let ahead = size.chunks_within(MOST_AHEAD);
         let mut parked = KVVec::with_capacity(BUCKETS, GFP_KERNEL)?;
@@ -171,6 +180,7 @@ impl Remote {
         };
         Arc::pin_init(
             try_pin_init!(Self {
+                number,
                 size,
                 count,
                 chunks: Chunks {
@@ -182,6 +192,7 @@ impl Remote {
                 writes: Epochs::new(),
                 drainer <- new_mutex!((), "holey_drainer"),
                 changed <- new_wait_queue!(c"holey_remote"),
+                buffer: OnceBox::new(),
                 state <- new_irq_lock!(state, c"holey_remote"),
             }? Error),
             GFP_KERNEL,
@@ -196,6 +207,114 @@ impl Remote {
     /// Whether it is for a volume of so many sectors.
     pub(crate) fn suits(&self, size: ChunkSize, sectors: u64) -> bool {
         self.size == size && self.count == size.chunks_covering(sectors)
+    }
+
+    /// The write-back buffer, if there is one.
+    #[inline]
+    pub(crate) fn buffer(&self) -> Option<&WriteBack> {
+        self.buffer.get().map(|buffer| &**buffer)
+    }
+
+    /// Makes a buffer of so many MiB. `EBUSY` if there is one of another size. May sleep.
+    pub(crate) fn provide_buffer(&self, mib: u32) -> Result {
+        if self.buffer.get().is_none() {
+            // If somebody else is quicker it is theirs that counts.
+            let buffer = WriteBack::new(mib)?;
+            self.buffer.set(KVBox::new(buffer, GFP_KERNEL)?);
+        }
+        let buffer = self.buffer().ok_or(ENOMEM)?;
+        if buffer.mib() != mib {
+            return Err(EBUSY);
+        }
+        // Otherwise whoever opens or closes the volume does.
+        let state = self.state.lock();
+        if state.phase == Phase::Open {
+            buffer.open();
+        }
+        Ok(())
+    }
+
+    /// There is no target any more: what is in the buffer is lost.
+    pub(crate) fn give_up(&self) {
+        if let Some(buffer) = self.buffer() {
+            self.say_lost(buffer.close());
+        }
+    }
+
+    /// Tells that so many sectors are lost that were acknowledged.
+    pub(crate) fn say_lost(&self, sectors: u64) {
+        if sectors != 0 {
+            pr_err!(
+                "volume {}: {} sectors that were acknowledged but not flushed are lost\n",
+                self.number,
+                sectors
+            );
+        }
+    }
+
+    /// Has what is in the buffer sent that may go. Never sleeps.
+    pub(crate) fn sweep(&self) {
+        let state = self.state.lock();
+        if let Some(writer) = state.driver() {
+            Writer::sweep(writer);
+        }
+    }
+
+    /// Has those looked after that wait for what is in the buffer. Never sleeps.
+    pub(crate) fn attend(&self) {
+        let state = self.state.lock();
+        if let Some(writer) = state.driver() {
+            Writer::attend(writer);
+        }
+    }
+
+    /// Has both done, if there is something in the buffer.
+    fn rouse(&self) {
+        if self.buffer().is_some_and(|buffer| !buffer.is_idle()) {
+            self.sweep();
+            self.attend();
+        }
+    }
+
+    /// Sleeps until what was put into the buffer up to this write has landed, or nobody is there who
+    /// could let it through, or there is a signal. Returns whether it has landed.
+    pub(crate) fn await_landed(&self, order: u64) -> bool {
+        let landed = || self.buffer().is_none_or(|buffer| buffer.is_through(order));
+        self.changed
+            .wait_for_signal(|| landed() || !self.has_hope());
+        landed()
+    }
+
+    /// Whether there is somebody who could let writes through.
+    fn has_hope(&self) -> bool {
+        self.state.lock().agent.is_some() && !self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a target is there that could write.
+    pub(crate) fn is_driven(&self) -> bool {
+        self.state.lock().driver().is_some()
+    }
+
+    /// Whether the epoch is drained and the node may write.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state.lock().phase == Phase::Open
+    }
+
+    /// Whether a range is stable. Takes no lock.
+    pub(crate) fn is_steady(&self, start: u64, sectors: u64) -> bool {
+        let (first, end) = self.range(start, sectors);
+        self.first_unstable(first, end).is_none()
+    }
+
+    /// Whether something is to be done for a range in the buffer: it is stable (true), or has to be
+    /// asked for (false). Takes no lock.
+    pub(crate) fn is_worth(&self, start: u64, sectors: u64) -> Option<bool> {
+        let (first, end) = self.range(start, sectors);
+        match self.first_unstable(first, end) {
+            None => Some(true),
+            Some(chunk) if !self.chunks.asked.is_set(chunk) => Some(false),
+            Some(_) => None,
+        }
     }
 
     /// Counts a write, before it looks whether its chunks are stable.
@@ -301,6 +420,11 @@ impl Remote {
                 self.released(1);
             }
         }
+        if let Some(buffer) = self.buffer() {
+            if kind == SuspendKind::NoFlush || !self.has_hope() {
+                buffer.dismiss(outlet, kind);
+            }
+        }
     }
 
     /// A target is there through which epochs are drained. It looks whether there is one to drain.
@@ -312,6 +436,7 @@ impl Remote {
         }
         drop(state);
         Writer::kick(writer);
+        self.rouse();
     }
 
     /// The target is not there any more. Another one takes up what it has not done.
@@ -322,6 +447,8 @@ impl Remote {
             let mut places = state.writers.iter_mut();
             let Some(old) = places.find_map(|place| place.take_if(is_ours)) else {
                 state.kick();
+                drop(state);
+                self.rouse();
                 return;
             };
             drop(state);
@@ -386,17 +513,24 @@ impl Remote {
             return;
         }
         state.stable = 0;
+        let mut lost = 0;
         if taken {
+            if let Some(buffer) = self.buffer() {
+                buffer.open();
+            }
             state.phase = Phase::Open;
             state.news = Some(Event::Drained { epoch });
             state.starved = Some(0);
         } else {
             state.phase = Phase::Closed;
             state.news = Some(Event::Fenced { epoch });
+            lost = self.buffer().map_or(0, WriteBack::close);
         }
         self.closed.store(!taken, Ordering::Release);
         state.wake_agent();
         drop(state);
+        self.say_lost(lost);
+        self.rouse();
         self.ask_again();
         self.changed.wake();
     }
@@ -411,6 +545,11 @@ impl Remote {
             self.closed.store(true, Ordering::Release);
             state.news = Some(Event::Fenced { epoch });
             state.wake_agent();
+            let lost = self.buffer().map_or(0, WriteBack::close);
+            drop(state);
+            self.say_lost(lost);
+            self.rouse();
+            self.changed.wake();
         }
     }
 
@@ -440,6 +579,9 @@ impl Remote {
             }
         }
         drop(state);
+        if self.buffer().is_some_and(|buffer| !buffer.is_idle()) {
+            self.sweep();
+        }
         self.changed.wake();
         ready
     }
@@ -470,6 +612,9 @@ impl Remote {
         drop(state);
         if fetched != 0 {
             self.ask_again();
+            if self.buffer().is_some_and(WriteBack::was_starved) {
+                self.sweep();
+            }
             self.changed.wake();
         }
     }
@@ -567,9 +712,13 @@ impl State {
     /// Has an epoch drained, if there is one to drain. Under the lock: who tears a target down comes
     /// after this.
     fn kick(&self) {
-        if let Some(writer) = self.writers.iter().flatten().next() {
+        if let Some(writer) = self.driver() {
             Writer::kick(writer);
         }
+    }
+
+    fn driver(&self) -> Option<&Arc<Writer>> {
+        self.writers.iter().flatten().next()
     }
 
     fn wake_agent(&self) {

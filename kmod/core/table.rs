@@ -9,10 +9,11 @@
 //! snapshot        <origin> <COW device> <store> <chunk sectors> [<#words> <feature>...]
 //! snapshot-merge  <origin> <COW device> <store> <chunk sectors> [<#words> <feature>...]
 //! holey-copier    <volume> <COW device> P       <chunk sectors> [<#words> <feature>...]
-//! holey-writer    <volume> <chunk sectors>
+//! holey-writer    <volume> <chunk sectors>                     [<#words> <feature>...]
 //!
 //! <store>   P (persistent), PO (persistent, a full store stays readable), N (transient)
 //! <feature> discard_zeroes_cow | discard_passdown_origin | queue_if_no_space [<seconds>]
+//!           of a writer: write_back [<MiB>]
 //! ```
 
 use super::format::ChunkSize;
@@ -21,6 +22,8 @@ use core::fmt;
 
 /// Most words that features take.
 const MOST_FEATURE_WORDS: usize = 4;
+/// The largest write-back buffer, in MiB.
+pub const MOST_WRITE_BACK: u32 = 256;
 
 /// What follows the two devices in a table line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +103,8 @@ pub enum TableError {
     FeatureCount,
     /// A feature that nobody knows.
     FeatureUnknown,
+    /// A writer has another one.
+    WriterFeature,
     /// `discard_passdown_origin` without `discard_zeroes_cow`.
     PassdownAlone,
     /// The store is neither P nor N.
@@ -128,6 +133,10 @@ impl fmt::Display for TableError {
             Self::FeatureUnknown => f.write_str(
                 "unknown feature; there are discard_zeroes_cow, discard_passdown_origin and queue_if_no_space [SECONDS]",
             ),
+            Self::WriterFeature => write!(
+                f,
+                "unknown feature; there is write_back [MIB], with a buffer of 1 to {MOST_WRITE_BACK} MiB"
+            ),
             Self::PassdownAlone => f.write_str("discard_passdown_origin needs discard_zeroes_cow"),
             Self::Store => f.write_str("the exception store must be P or PO (persistent) or N (transient)"),
             Self::StoreOption => f.write_str("the only option of store P is O, as in PO"),
@@ -147,6 +156,7 @@ impl TableError {
                 | Self::TooManyWords { .. }
                 | Self::FeatureCount
                 | Self::FeatureUnknown
+                | Self::WriterFeature
                 | Self::PassdownAlone
         )
     }
@@ -183,21 +193,77 @@ impl StoreLine {
 pub struct WriterLine {
     /// In what stability is counted.
     pub chunk: ChunkSize,
+    /// Writes are acknowledged before they are on the volume.
+    pub write_back: Option<WriteBack>,
+}
+
+/// The buffer for writes that were acknowledged; printed as in the line, with a space before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteBack {
+    /// Its size in MiB, if the line tells.
+    mib: Option<u32>,
+}
+
+impl WriteBack {
+    /// Its size in MiB.
+    pub fn mib(self) -> u32 {
+        self.mib.unwrap_or(16)
+    }
+}
+
+impl fmt::Display for WriteBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mib {
+            None => f.write_str(" 1 write_back"),
+            Some(mib) => write!(f, " 2 write_back {mib}"),
+        }
+    }
 }
 
 impl WriterLine {
     /// Reads the line; `words` yields them all, the device first.
     pub fn parse<'a>(words: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Self, TableError> {
         let (got, want) = (words.clone().count(), 2);
-        if got > want {
-            return Err(TableError::TooManyWords { got, want });
-        }
-        let Some(word) = words.clone().nth(1) else {
+        let mut rest = words.skip(1);
+        let Some(word) = rest.next() else {
             return Err(TableError::TooFewWords { got, want });
         };
+        let write_back = Self::features(rest, got)?;
         let sectors = number(word).ok_or(TableError::ChunkNumber)?;
         let chunk = ChunkSize::new(sectors).map_err(TableError::Chunk)?;
-        Ok(Self { chunk })
+        Ok(Self { chunk, write_back })
+    }
+
+    fn features<'a>(
+        mut rest: impl Iterator<Item = &'a [u8]> + Clone,
+        got: usize,
+    ) -> Result<Option<WriteBack>, TableError> {
+        let Some(count) = rest.next() else {
+            return Ok(None);
+        };
+        let count = number(count).ok_or(TableError::FeatureCount)? as usize;
+        let there = rest.clone().count();
+        if count > MOST_FEATURE_WORDS || count > there {
+            return Err(TableError::FeatureCount);
+        }
+        if count < there {
+            let want = got - (there - count);
+            return Err(TableError::TooManyWords { got, want });
+        }
+        let mut write_back = None;
+        let mut words = rest.peekable();
+        while let Some(word) = words.next() {
+            if !word.eq_ignore_ascii_case(b"write_back") {
+                return Err(TableError::WriterFeature);
+            }
+            let mib = words.next_if(|word| number(word).is_some());
+            let mib = mib.and_then(number);
+            if mib.is_some_and(|mib| !(1..=MOST_WRITE_BACK).contains(&mib)) {
+                return Err(TableError::WriterFeature);
+            }
+            write_back = Some(WriteBack { mib });
+        }
+        Ok(write_back)
     }
 }
 
@@ -327,14 +393,32 @@ mod tests {
     fn lines_of_a_shared_volume() {
         let writer = |line: &str| WriterLine::parse(line.split(' ').map(str::as_bytes));
         let chunk = ChunkSize::new(8).unwrap();
-        assert_eq!(writer("a 8"), Ok(WriterLine { chunk }));
+        let plain = WriterLine {
+            chunk,
+            write_back: None,
+        };
+        assert_eq!(writer("a 8"), Ok(plain));
+        assert_eq!(writer("a 8 0"), Ok(plain));
         assert_eq!(
             writer("a"),
             Err(TableError::TooFewWords { got: 1, want: 2 })
         );
+        for features in [" 1 write_back", " 2 write_back 1", " 2 write_back 256"] {
+            let line = writer(&format!("a 8{features}")).unwrap();
+            assert_eq!(format!("{}", line.write_back.unwrap()), features);
+        }
+        let sizes = ["a 8 1 WRITE_BACK", "a 8 2 write_back 7"]
+            .map(|line| writer(line).unwrap().write_back.unwrap().mib());
+        assert_eq!(sizes, [16, 7]);
+        for line in ["a 8 9", "a 8 b", "a 8 1", "a 8 2 write_back"] {
+            assert_eq!(writer(line), Err(TableError::FeatureCount), "{line}");
+        }
+        for line in ["a 8 1 b", "a 8 2 write_back 0", "a 8 2 write_back 257"] {
+            assert_eq!(writer(line), Err(TableError::WriterFeature), "{line}");
+        }
         assert_eq!(
-            writer("a 8 9"),
-            Err(TableError::TooManyWords { got: 3, want: 2 })
+            writer("a 8 1 write_back 7"),
+            Err(TableError::TooManyWords { got: 5, want: 4 })
         );
         assert_eq!(writer("a b"), Err(TableError::ChunkNumber));
         assert_eq!(

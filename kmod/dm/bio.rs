@@ -37,7 +37,7 @@ const STATUS_NO_SPACE: blk_status_t = 3;
 /// `BLK_STS_DM_REQUEUE`, from there.
 const STATUS_REQUEUE: blk_status_t = 11;
 /// `BLK_STS_RESV_CONFLICT`, from there.
-const STATUS_RESERVATION: blk_status_t = 6;
+pub(super) const STATUS_RESERVATION: blk_status_t = 6;
 /// `REQ_OP_MASK`, from there: the bits that tell the operation.
 const OP_MASK: u32 = 0xff;
 
@@ -86,6 +86,11 @@ impl<D> Bio<D> {
         let raw = self.bio;
         mem::forget(self);
         raw
+    }
+
+    /// The pointer for a call into C.
+    pub(super) fn as_ptr(&self) -> *mut bio {
+        self.bio.as_ptr()
     }
 
     /// The first sector, on the device that the bio is for now.

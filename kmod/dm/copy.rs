@@ -449,7 +449,7 @@ impl Lane {
         let request = loop {
             // SAFETY: By its type invariant the set is valid; the device is open.
             let request = unsafe {
-                bindings::dm_rs_bio_alloc_noio(region.bdev, count, operation, self.bios.set.get())
+                bindings::dm_rs_bio_alloc_noio(region.bdev, count, operation, self.bios.as_ptr())
             };
             // With a flag that allows sleeping the allocation does not fail.
             if !request.is_null() {
@@ -791,21 +791,28 @@ impl List {
 /// # Invariants
 ///
 /// It is allocated, with this order, and owned by this value.
-struct Block {
+pub(super) struct Block {
     page: NonNull<page>,
     order: c_uint,
 }
 
 // SAFETY: Pages may be freed by any thread.
 unsafe impl Send for Block {}
+// SAFETY: Nothing is done to them through a shared reference.
+unsafe impl Sync for Block {}
 
 impl Block {
     /// Allocates a block; sleeps for it if it may `wait`.
-    fn new(order: c_uint, wait: bool) -> Option<Self> {
+    pub(super) fn new(order: c_uint, wait: bool) -> Option<Self> {
         // SAFETY: No pointers are passed.
         let page = unsafe { bindings::dm_rs_alloc_block(order, wait) };
         // INVARIANT: Just allocated.
         NonNull::new(page).map(|page| Self { page, order })
+    }
+
+    /// The first of its pages.
+    pub(super) fn as_ptr(&self) -> *mut page {
+        self.page.as_ptr()
     }
 
     fn into_raw(self) -> *mut page {
@@ -828,7 +835,7 @@ impl Drop for Block {
 ///
 /// `set` is initialised.
 #[pin_data(PinnedDrop)]
-struct BioSet {
+pub(super) struct BioSet {
     #[pin]
     set: Opaque<bio_set>,
 }
@@ -839,7 +846,8 @@ unsafe impl Send for BioSet {}
 unsafe impl Sync for BioSet {}
 
 impl BioSet {
-    fn new(reserve: c_uint) -> impl PinInit<Self, Error> {
+    /// A set that keeps `reserve` bios. May sleep.
+    pub(super) fn new(reserve: c_uint) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             // INVARIANT: If this fails there is no value.
             set <- Opaque::try_ffi_init(|slot: *mut bio_set| {
@@ -851,6 +859,11 @@ impl BioSet {
                 }
             }),
         }? Error)
+    }
+
+    /// The pointer for a call into C.
+    pub(super) fn as_ptr(&self) -> *mut bio_set {
+        self.set.get()
     }
 }
 

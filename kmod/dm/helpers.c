@@ -3,6 +3,7 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/mempool.h>
+#include <linux/mm.h>
 #include <linux/sched/mm.h>
 #include <linux/spinlock.h>
 
@@ -33,6 +34,16 @@ struct page *dm_rs_alloc_block(unsigned int order, bool wait)
 	gfp_t flags = wait ? GFP_KERNEL : GFP_NOWAIT | __GFP_NOWARN;
 
 	return alloc_pages(flags | __GFP_COMP, order);
+}
+
+void dm_rs_get_page(struct page *page)
+{
+	get_page(page);
+}
+
+void dm_rs_put_page(struct page *page)
+{
+	put_page(page);
 }
 
 mempool_t *dm_rs_mempool_create_kmalloc_pool(int min_nr, size_t size)

@@ -14,6 +14,8 @@ unsigned int dm_rs_bdev_logical_block_size(struct block_device *bdev);
 struct bio *dm_rs_bio_alloc_noio(struct block_device *bdev, unsigned short vecs, blk_opf_t opf, struct bio_set *bs);
 
 struct page *dm_rs_alloc_block(unsigned int order, bool wait);
+void dm_rs_get_page(struct page *page);
+void dm_rs_put_page(struct page *page);
 
 mempool_t *dm_rs_mempool_create_kmalloc_pool(int min_nr, size_t size);
 void *dm_rs_mempool_alloc_noio(mempool_t *pool);

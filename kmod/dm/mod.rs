@@ -16,6 +16,7 @@
 //! | [`Bio`], [`NewBio`], [`EndedBio`], [`BioList`] | `struct bio`, owned by who has to finish it |
 //! | [`CopyClient`], [`CopyJob`], [`ZeroJob`] | copies between devices, by bios or by `dm-kcopyd` |
 //! | [`IoClient`] | a `dm-io` client, synchronous |
+//! | [`Memory`], [`WriteClient`] | pages, and bios that write them |
 //! | [`CharDevice`], [`DeviceFile`] | `struct miscdevice` and a file of it |
 //! | [`MemPool`], [`PoolBox`] | `mempool_t` and an element of it |
 //! | [`IrqLock`], [`WaitQueue`], [`Gate`], [`WorkQueue`], [`OnceBox`] | what has no other wrapper |
@@ -37,6 +38,7 @@ mod flags;
 mod io;
 mod kcopyd;
 mod lock;
+mod memory;
 mod noio;
 mod once;
 mod pool;
@@ -70,6 +72,10 @@ pub(crate) use self::kcopyd::ZeroJob;
 pub(crate) use self::kcopyd::MAX_DESTINATIONS;
 pub(crate) use self::lock::new_irq_lock;
 pub(crate) use self::lock::IrqLock;
+pub(crate) use self::memory::Memory;
+pub(crate) use self::memory::WriteClient;
+pub(crate) use self::memory::WriteJob;
+pub(crate) use self::memory::Written;
 pub(crate) use self::noio::without_io;
 pub(crate) use self::once::OnceBox;
 pub(crate) use self::pool::MemPool;

@@ -77,6 +77,18 @@ impl WaitQueue {
         while !self.wait_in(state, c_long::MAX, &mut condition) {}
     }
 
+    /// As [`Self::wait_idly`], but a signal ends it, too. Returns whether the condition is true.
+    pub(crate) fn wait_for_signal(&self, mut condition: impl FnMut() -> bool) -> bool {
+        let signal = || kernel::current!().signal_pending();
+        let state = bindings::TASK_INTERRUPTIBLE;
+        let mut met = false;
+        self.wait_in(state, c_long::MAX, || {
+            met = condition();
+            met || signal()
+        });
+        met
+    }
+
     /// Sleeps until `condition` is true, but no longer than `jiffies`. Returns whether it is.
     pub(crate) fn wait_for(&self, jiffies: c_long, condition: impl FnMut() -> bool) -> bool {
         self.wait_in(bindings::TASK_UNINTERRUPTIBLE, jiffies, condition)

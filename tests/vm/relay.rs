@@ -9,6 +9,8 @@
 //! relay tell  CONTROL drop VOLUME        asks the copiers on VOLUME for nothing any more
 //! relay tell  CONTROL epoch              begins an epoch
 //! relay tell  CONTROL delay MICROSECONDS answers take so much longer
+//! relay tell  CONTROL hold               keeps answers back
+//! relay tell  CONTROL release            no longer
 //! relay tell  CONTROL stop
 //! relay record VOLUME CHUNK ROLE KIND LEN NUMBER FIRST
 //!                                        writes a record as an agent of ROLE (writer, copier, none)
@@ -170,6 +172,8 @@ struct Relay {
     requests: BTreeMap<u64, Request>,
     next: u64,
     delay: Duration,
+    /// Answers are kept back.
+    held: bool,
     answers: VecDeque<(Instant, Record)>,
     joining: Option<(UnixStream, Option<(String, String)>)>,
 }
@@ -294,6 +298,8 @@ impl Relay {
                 let micros = micros.parse().map_err(|_| "no number".to_owned())?;
                 self.delay = Duration::from_micros(micros);
             }
+            ["hold"] => self.held = true,
+            ["release"] => self.held = false,
             ["stop"] => {
                 answer(&mut stream, Ok("stopped".into()));
                 return Ok(true);
@@ -310,7 +316,7 @@ impl Relay {
     fn run(&mut self, listener: &UnixListener) -> Outcome<()> {
         loop {
             let now = Instant::now();
-            while self.answers.front().is_some_and(|(due, _)| *due <= now) {
+            while !self.held && self.answers.front().is_some_and(|(due, _)| *due <= now) {
                 let (_, record) = self.answers.pop_front().unwrap();
                 self.writer.outgoing.push_back(record);
             }
@@ -322,8 +328,8 @@ impl Relay {
             }
             let wait = match self.answers.front() {
                 _ if blocked => 1,
-                Some((due, _)) => due.saturating_duration_since(now).as_millis() as c_int + 1,
-                None => 1000,
+                Some((due, _)) if !self.held => due.saturating_duration_since(now).as_millis() as c_int + 1,
+                _ => 1000,
             };
             let fds = [listener.as_raw_fd(), self.writer.file.as_raw_fd()].into_iter();
             let fds = fds.chain(self.copiers.iter().map(|copier| copier.file.as_raw_fd()));
@@ -409,6 +415,7 @@ fn serve(volume: &str, chunk: &str, control: &str) -> Outcome<()> {
         requests: BTreeMap::new(),
         next: 0,
         delay: Duration::ZERO,
+        held: false,
         answers: VecDeque::new(),
         joining: None,
     };

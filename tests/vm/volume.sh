@@ -49,7 +49,20 @@ join() {
     fork_model disk "$1"
 }
 
-# figure N: of the writer's status: 1 epoch, 2 phase, 3 agent, 4 stable/chunks, 5 waiting, 6 held, 7 requests
+# write_back_table NODE [MIB]
+write_back_table() { echo "0 $(size "$1") holey-writer $D/$1 8 2 write_back ${2:-1}"; }
+
+# shared_write_back SECTORS: as shared, and the writer has a write-back buffer of 1 MiB and an agent
+shared_write_back() {
+    vol disk "$1"
+    fill disk disk 1
+    node home
+    dmsetup create writer --table "$(write_back_table home)"
+    serve home
+}
+
+# figure N: of the writer's status: 1 epoch, 2 phase, 3 agent, 4 stable/chunks, 5 waiting, 6 held, 7 requests, and
+# with a write-back buffer, in sectors, 8 buffered, 9 written, 10 lost
 figure() { status ${2:-writer} | cut -d' ' -f"$1"; }
 
 # A writer without copiers writes what it is told, once somebody has let it.
@@ -309,6 +322,211 @@ t_takeover_again() {
     check two two
 }
 
+# With a write-back buffer, writes are acknowledged while nobody has kept anything; reads see them, a flush waits, and
+# what there is no room for is held.
+# set: main
+t_write_back() {
+    local flush load
+    load
+    shared_write_back 16384
+    contains "$(dmsetup table writer)" ' 8 2 write_back 1$'
+    equal "$(cat /sys/block/"$(dmsetup info -c --noheadings -o blkdevname writer)"/queue/write_cache)" 'write back'
+    join one 40000
+    tell hold
+    fill writer disk 2 --count 1600
+    scribble writer disk 3 --count 1600 --ops 100 --max 64
+    equal "$(figure 5) $(figure 8) $(figure 9)" '0 1600 0' 'waiting, buffered and written'
+    check writer disk
+    check disk one
+    sync $D/writer &
+    flush=$!
+    stamp fill $D/writer "$(model disk)" 4 --from 1600 --count 3200 &
+    load=$!
+    eventually 10 held_some
+    [ "$(figure 8)" -le 2048 ] || die "$(figure 8) sectors are in the buffer"
+    kill -0 $flush || die 'the flush did not wait'
+    kill -0 $load || die 'the bound does not hold'
+    check disk one
+    tell release
+    wait $flush
+    stamp check $D/disk "$(model disk)" --count 1600
+    wait $load
+    sync $D/writer
+    equal "$(figure 8) $(figure 10)" '0 0' 'buffered and lost'
+    check disk disk
+    check writer disk
+    check one one
+}
+
+held_some() { [ "$(figure 5)" -gt 0 ]; }
+
+# Writes over each other, some synchronous, while answers take their time, epochs begin and a local snapshot is kept.
+# limit: 120
+# set: main
+t_write_back_order() {
+    local n
+    load
+    shared_write_back 16384
+    cow store 40000
+    make_snapshot snap home store
+    fork_model disk snap
+    join one 40000
+    tell delay 5000
+    for n in 2 4 6 8 10; do
+        scribble writer disk $n --count 6000 --ops 60 --max 48 --threads 4
+        stamp check $D/writer "$(model disk)" --count 6000
+        scribble writer disk $((n + 1)) --count 6000 --ops 20 --max 48 --dsync
+        [ $((n % 4)) != 0 ] || tell epoch >/dev/null
+    done
+    check writer disk
+    sync $D/writer
+    equal "$(figure 8) $(figure 10)" '0 0' 'buffered and lost'
+    check disk disk
+    check one one
+    check snap snap
+    remove snap
+}
+
+# The agent dies with data in the buffer. Reads and writes go on, a flush waits for the next agent.
+t_write_back_agent_dies() {
+    local flush
+    load
+    shared_write_back 16384
+    join one 40000
+    tell hold
+    fill writer disk 2 --count 800
+    stop_relay
+    fill writer disk 3 --from 400 --count 800
+    check writer disk
+    sync $D/writer &
+    flush=$!
+    # What waits is sent again later.
+    dmsetup suspend --noflush writer
+    dmsetup resume writer
+    kill -0 $flush || die 'the flush did not wait'
+    equal "$(figure 8)" 1200
+    serve home
+    wait $flush
+    check disk disk
+    remove one
+}
+
+# The node is fenced with data in the buffer: it is lost, and flushes say so until the device is resumed.
+t_write_back_fenced() {
+    load
+    shared_write_back 16384
+    fork_model disk old
+    tell hold
+    fill writer disk 2 --count 800
+    change home "0 16384 error"
+    contains "$(fails relay tell $CONTROL epoch)" fenced
+    equal "$(figure 2) $(figure 8) $(figure 10)" 'closed 0 800'
+    logged '800 sectors that were acknowledged but not flushed are lost'
+    change home "0 16384 linear $D/disk 0"
+    tell release
+    tell epoch
+    # Also one that nothing was lost of.
+    contains "$(fails sync $D/writer)" 'Input/output error'
+    fill writer old 3 --from 4000 --count 80
+    contains "$(fails sync $D/writer)" 'Input/output error'
+    dmsetup suspend writer
+    dmsetup resume writer
+    sync $D/writer
+    equal "$(figure 8) $(figure 10)" '0 800'
+    check writer old
+    check disk old
+    # The volume fails a write.
+    tell hold
+    fill writer disk 4 --count 80
+    change home "0 16384 flakey $D/disk 0 0 3600 1 error_writes"
+    tell release
+    contains "$(fails sync $D/writer)" 'Input/output error'
+    equal "$(figure 8) $(figure 10)" '0 880'
+}
+
+# The device is suspended with data in the buffer, and gets other tables.
+t_write_back_suspend() {
+    local suspend
+    load
+    shared_write_back 16384
+    tell hold
+    fill writer disk 2 --count 400
+    dmsetup suspend --noflush writer
+    dmsetup resume writer
+    equal "$(figure 8)" 400
+    dmsetup load writer --table "$(write_back_table home)"
+    dmsetup suspend --noflush writer
+    dmsetup resume writer
+    equal "$(figure 8)" 400
+    check writer disk
+    # A device without a cache would get no flush.
+    dmsetup load writer --table "0 16384 holey-writer $D/home 8"
+    dmsetup suspend --noflush writer
+    contains "$(fails dmsetup resume writer)" 'Device or resource busy'
+    logged 'load a table with write_back'
+    dmsetup load writer --table "$(write_back_table home)"
+    dmsetup resume writer
+    check writer disk
+    contains "$(fails dmsetup create other --table "$(write_back_table home 2)")" 'Device or resource busy'
+    # A suspend waits, and can be interrupted.
+    dmsetup suspend writer &
+    suspend=$!
+    sleep 1
+    kill -0 $suspend || die 'it did not wait'
+    kill $suspend
+    ! wait $suspend || die 'it was not interrupted'
+    dmsetup resume writer
+    equal "$(figure 8)" 400
+    tell release
+    dmsetup suspend writer
+    check disk disk
+    dmsetup resume writer
+    equal "$(figure 8) $(figure 9) $(figure 10)" '0 400 0'
+    change writer "0 16384 holey-writer $D/home 8"
+    change writer "$(write_back_table home)"
+    # Without an agent nobody could let it through.
+    tell hold
+    fill writer other 3 --from 2000 --count 400
+    stop_relay
+    dmsetup suspend writer
+    logged 'stays in memory until the device is resumed'
+    # Whoever flushes then is told.
+    dmsetup load writer --table '0 16384 holey-nothing'
+    dmsetup resume writer
+    logged '400 sectors that were acknowledged but not flushed are lost'
+    contains "$(fails sync $D/writer)" 'Input/output error'
+    contains "$(fails dd if=$D/writer of=/dev/null bs=4096 count=1 iflag=direct)" 'Input/output error'
+    check disk disk
+}
+
+# At any instant the volume holds what was flushed, and of what was not, each sector or what was there before.
+# limit: 120
+t_write_back_power_cut() {
+    local i load
+    load
+    shared_write_back 16384
+    vol copy 16384
+    join one 40000
+    fork_model disk old
+    tell delay 3000
+    for i in 2 4 6 8; do
+        scribble writer disk $i --count 8192 --ops 60 --max 32
+        sync $D/writer
+        fork_model disk old new
+        scribble writer new $((i + 1)) --count 8192 --ops 100 --max 32 &
+        load=$!
+        sleep 0.0$((RANDOM % 10))
+        dmsetup suspend --noflush --nolockfs disk
+        dd if=$POOL of=$D/copy bs=512K iflag=direct,skip_bytes skip=$(($(cat "$WORK/disk.start") * 512)) count=16 \
+            oflag=direct conv=notrunc status=none
+        dmsetup resume disk
+        wait $load
+        check copy new old
+        fork_model new disk
+    done
+    check one one
+}
+
 # What an agent says that makes no sense is refused, and changes nothing.
 t_bad_agents() {
     load
@@ -356,7 +574,11 @@ t_bad_tables() {
     vol disk 16384
     cow store 4096
     refused 'Invalid argument' '1 arguments are too few, 2 are needed' x "0 16384 holey-writer $D/disk"
-    refused 'Invalid argument' '3 arguments are too many, there are 2' x "0 16384 holey-writer $D/disk 8 8"
+    refused 'Invalid argument' 'the number of feature words must be' x "0 16384 holey-writer $D/disk 8 8"
+    refused 'Invalid argument' 'unknown feature; there is write_back' x "0 16384 holey-writer $D/disk 8 1 write_through"
+    refused 'Invalid argument' '1 to 256 MiB' x "0 16384 holey-writer $D/disk 8 2 write_back 257"
+    refused 'Invalid argument' '5 arguments are too many, there are 4' x \
+        "0 16384 holey-writer $D/disk 8 1 write_back 8"
     refused 'Invalid argument' 'chunk size' x "0 16384 holey-writer $D/disk 12"
     refused 'Invalid argument' 'the exception store of a copier must be P' x "0 16384 holey-copier $D/disk $D/store N 8"
     refused 'Invalid argument' 'the exception store of a copier must be P' x "0 16384 holey-copier $D/disk $D/store P 0"
