@@ -6,7 +6,7 @@
 //!
 //! | node | table |
 //! | --- | --- |
-//! | nothing | `error` |
+//! | nothing | `error`; with `write_back_mib`, `holey-nothing` |
 //! | copier | `holey-copier`, over the volume and the COW device |
 //! | writer, merging | `holey-merge`, over the same; and a second device, `NAME-writer`, with `holey-writer` |
 //! | writer | `holey-writer` |
@@ -44,6 +44,7 @@ use holey_core::agent::Event;
 use holey_core::agent::Role;
 use holey_core::format::ChunkSize;
 use holey_core::stable;
+use holey_core::table::MOST_WRITE_BACK;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -88,6 +89,8 @@ pub struct Devices {
     pub volume: PathBuf,
     /// The COW device of this node.
     pub cow: PathBuf,
+    /// The size of the writer's write-back buffer, if it is to have one.
+    pub write_back_mib: Option<u32>,
 }
 
 impl Devices {
@@ -200,6 +203,7 @@ struct Worker {
     volume: DevNum,
     cow: DevNum,
     chunk: ChunkSize,
+    write_back: Option<u32>,
     sectors: u64,
     state: PathBuf,
     inlets: Inlets,
@@ -255,6 +259,12 @@ impl Worker {
                 volume.sectors, config.volume.chunks
             )));
         }
+        let write_back = devices.write_back_mib;
+        if write_back.is_some_and(|mib| !(1..=MOST_WRITE_BACK).contains(&mib)) {
+            return Err(TargetError::Wrong(format!(
+                "write_back_mib of [devices] has to be from 1 to {MOST_WRITE_BACK}"
+            )));
+        }
         Ok(Self {
             dm: Dm::open()?,
             name: devices.name.clone(),
@@ -262,6 +272,7 @@ impl Worker {
             volume: volume.number,
             cow: cow.number,
             chunk,
+            write_back,
             sectors,
             state: config.state.clone(),
             inlets,
@@ -287,13 +298,18 @@ impl Worker {
     }
 
     fn error_line(&self) -> Line {
-        self.line("error", String::new())
+        // Flushes of what was acknowledged have to fail, too.
+        let target = self.write_back.map_or("error", |_| "holey-nothing");
+        self.line(target, String::new())
     }
 
     fn writer_line(&self) -> Line {
+        let features = self
+            .write_back
+            .map_or_else(String::new, |mib| format!(" 2 write_back {mib}"));
         self.line(
             "holey-writer",
-            format!("{} {}", self.volume, self.chunk.sectors()),
+            format!("{} {}{features}", self.volume, self.chunk.sectors()),
         )
     }
 
@@ -302,15 +318,13 @@ impl Worker {
         self.line(target, format!("{volume} {cow} P {chunk}"))
     }
 
-    /// The target type of a device; `None` if there is no such device.
+    /// The target type of a device, `error` for both that fail all; `None` if there is no such device.
     fn target_of(&self, name: &str) -> Result<Option<String>> {
         match self.dm.table(name) {
             Err(dm::Error::NoDevice(_)) => Ok(None),
-            lines => Ok(Some(
-                lines?
-                    .first()
-                    .map_or_else(String::new, |line| line.target.clone()),
-            )),
+            lines => Ok(Some(lines?.first().map_or_else(String::new, |line| {
+                line.target.replace("holey-nothing", "error")
+            }))),
         }
     }
 
