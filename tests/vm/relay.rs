@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! The agents of a whole cluster in one program, for tests of the targets: what the writer's target needs is asked
-//! of the copiers' targets on the same machine, without a network in between.
+//! of the copiers' targets on the same machine, without a network in between. The benchmarks use it as well, and what
+//! it does counts in their time: it moves as many records at once as there are.
 //!
 //! ```text
 //! relay serve VOLUME CHUNK CONTROL       speaks for the writer on VOLUME until it is told to stop
@@ -16,10 +17,10 @@
 //!                                        writes a record as an agent of ROLE (writer, copier, none)
 //! ```
 
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::env;
 use std::ffi::c_int;
+use std::ffi::c_long;
 use std::ffi::c_ulong;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -33,6 +34,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::process::ExitCode;
+use std::ptr;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -48,6 +50,10 @@ const DRAINED: u32 = 17;
 const FENCED: u32 = 18;
 const KEPT: u32 = 19;
 const POLLIN: i16 = 1;
+const POLLOUT: i16 = 4;
+const PR_SET_TIMERSLACK: c_int = 29;
+/// How long it sleeps when nothing is due.
+const IDLE: Duration = Duration::from_secs(1);
 
 #[repr(C)]
 struct PollFd {
@@ -56,9 +62,16 @@ struct PollFd {
     revents: i16,
 }
 
+#[repr(C)]
+struct TimeSpec {
+    seconds: c_long,
+    nanoseconds: c_long,
+}
+
 extern "C" {
-    fn poll(fds: *mut PollFd, count: c_ulong, timeout: c_int) -> c_int;
+    fn ppoll(fds: *mut PollFd, count: c_ulong, timeout: *const TimeSpec, mask: *const u8) -> c_int;
     fn fcntl(fd: c_int, command: c_int, argument: c_int) -> c_int;
+    fn prctl(option: c_int, ...) -> c_int;
 }
 
 type Outcome<T> = Result<T, String>;
@@ -72,12 +85,12 @@ struct Record {
 }
 
 impl Record {
-    fn encode(self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(LEN);
-        bytes.extend(self.kind.to_ne_bytes());
-        bytes.extend(self.len.to_ne_bytes());
-        bytes.extend(self.number.to_ne_bytes());
-        bytes.extend(self.first.to_ne_bytes());
+    fn encode(self) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        bytes[..4].copy_from_slice(&self.kind.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.len.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.number.to_ne_bytes());
+        bytes[16..].copy_from_slice(&self.first.to_ne_bytes());
         bytes
     }
 
@@ -97,7 +110,10 @@ impl Record {
 struct Port {
     volume: String,
     file: File,
-    outgoing: VecDeque<Record>,
+    /// Records that the target has not taken yet.
+    outgoing: Vec<u8>,
+    /// The bit of a copier in what a request lacks.
+    bit: u64,
 }
 
 fn open() -> Outcome<File> {
@@ -122,7 +138,8 @@ impl Port {
         let mut port = Self {
             volume: volume.to_owned(),
             file: open()?,
-            outgoing: VecDeque::new(),
+            outgoing: Vec::new(),
+            bit: 0,
         };
         port.file
             .write_all(&bind(volume, chunk, kind)?.encode())
@@ -130,26 +147,43 @@ impl Port {
         Ok(port)
     }
 
+    fn send(&mut self, record: Record) {
+        self.outgoing.extend_from_slice(&record.encode());
+    }
+
     /// Writes what the target takes now.
     fn flush(&mut self) -> Outcome<()> {
-        while !self.outgoing.is_empty() {
-            let records = self.outgoing.iter().take(RECORDS);
-            let bytes: Vec<u8> = records.flat_map(|record| record.encode()).collect();
-            match self.file.write(&bytes) {
-                Ok(count) => drop(self.outgoing.drain(..count / LEN)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+        let mut sent = 0;
+        while sent < self.outgoing.len() {
+            let end = self.outgoing.len().min(sent + LEN * RECORDS);
+            match self.file.write(&self.outgoing[sent..end]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(format!("{}: {error}", self.volume)),
             }
+        }
+        self.outgoing.drain(..sent);
+        Ok(())
+    }
+
+    /// Reads what the target says now.
+    fn read(&mut self, records: &mut Vec<Record>) -> Outcome<()> {
+        let mut bytes = [0; LEN * RECORDS];
+        records.clear();
+        match self.file.read(&mut bytes) {
+            Ok(count) => records.extend(bytes[..count].chunks(LEN).map(Record::decode)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(format!("{}: {error}", self.volume)),
         }
         Ok(())
     }
 
-    fn read(&mut self) -> Outcome<Vec<Record>> {
-        let mut bytes = [0; LEN * RECORDS];
-        match self.file.read(&mut bytes) {
-            Ok(count) => Ok(bytes[..count].chunks(LEN).map(Record::decode).collect()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Vec::new()),
-            Err(error) => Err(format!("{}: {error}", self.volume)),
+    fn poll(&self) -> PollFd {
+        let blocked = if self.outgoing.is_empty() { 0 } else { POLLOUT };
+        PollFd {
+            fd: self.file.as_raw_fd(),
+            events: POLLIN | blocked,
+            revents: 0,
         }
     }
 }
@@ -157,7 +191,8 @@ impl Port {
 /// A request that is not answered by all.
 struct Request {
     need: Record,
-    missing: Vec<String>,
+    /// Bits of copiers.
+    missing: u64,
 }
 
 struct Relay {
@@ -169,8 +204,11 @@ struct Relay {
     open: bool,
     /// Needs are kept back until a copier has been resumed.
     early: Vec<Record>,
-    requests: BTreeMap<u64, Request>,
-    next: u64,
+    /// By their numbers, from `first` on.
+    requests: VecDeque<Option<Request>>,
+    first: u64,
+    /// When it woke up.
+    now: Instant,
     delay: Duration,
     /// Answers are kept back.
     held: bool,
@@ -182,10 +220,11 @@ impl Relay {
     fn begin_epoch(&mut self) {
         self.epoch += 1;
         self.open = false;
+        self.first += self.requests.len() as u64;
         self.requests.clear();
         self.answers.clear();
         self.early.clear();
-        self.writer.outgoing.push_back(Record {
+        self.writer.send(Record {
             kind: EPOCH,
             len: 0,
             number: self.epoch,
@@ -226,7 +265,9 @@ impl Relay {
         if !resumed.map_err(|error| error.to_string())?.success() {
             return Err(format!("{name} cannot be resumed"));
         }
-        self.copiers.push(Port::new(&volume, self.chunk, BIND_COPIER)?);
+        let mut copier = Port::new(&volume, self.chunk, BIND_COPIER)?;
+        copier.bit = 1 << self.copiers.iter().fold(0, |taken, copier| taken | copier.bit).trailing_ones();
+        self.copiers.push(copier);
         Ok(format!("epoch {}", self.epoch))
     }
 
@@ -235,18 +276,17 @@ impl Relay {
             self.stable(need);
             return;
         }
-        let number = self.next;
-        self.next += 1;
         let keep = Record {
             kind: KEEP,
-            number,
+            number: self.first + self.requests.len() as u64,
             ..need
         };
+        let mut missing = 0;
         for copier in &mut self.copiers {
-            copier.outgoing.push_back(keep);
+            copier.send(keep);
+            missing |= copier.bit;
         }
-        let missing = self.copiers.iter().map(|copier| copier.volume.clone()).collect();
-        self.requests.insert(number, Request { need, missing });
+        self.requests.push_back(Some(Request { need, missing }));
     }
 
     fn stable(&mut self, need: Record) {
@@ -254,26 +294,35 @@ impl Relay {
             kind: STABLE,
             ..need
         };
-        self.answers.push_back((Instant::now() + self.delay, stable));
+        self.answers.push_back((self.now + self.delay, stable));
     }
 
-    fn kept(&mut self, volume: &str, number: u64) {
-        let Some(request) = self.requests.get_mut(&number) else {
+    fn kept(&mut self, bit: u64, number: u64) {
+        let place = number.checked_sub(self.first).and_then(|at| self.requests.get_mut(at as usize));
+        let Some(place) = place else {
             return;
         };
-        request.missing.retain(|other| other != volume);
-        if request.missing.is_empty() {
-            let need = request.need;
-            self.requests.remove(&number);
-            self.stable(need);
+        if let Some(request) = place {
+            request.missing &= !bit;
+            if request.missing == 0 {
+                let need = request.need;
+                *place = None;
+                self.stable(need);
+            }
+        }
+        while let Some(None) = self.requests.front() {
+            self.requests.pop_front();
+            self.first += 1;
         }
     }
 
     fn drop_copier(&mut self, volume: &str) {
-        self.copiers.retain(|copier| copier.volume != volume);
-        let numbers: Vec<u64> = self.requests.keys().copied().collect();
-        for number in numbers {
-            self.kept(volume, number);
+        let is_it = |copier: &Port| copier.volume == volume;
+        let bits = self.copiers.iter().filter(|copier| is_it(copier)).fold(0, |bits, copier| bits | copier.bit);
+        self.copiers.retain(|copier| !is_it(copier));
+        let (first, len) = (self.first, self.requests.len() as u64);
+        for number in first..first + len {
+            self.kept(bits, number);
         }
     }
 
@@ -313,49 +362,64 @@ impl Relay {
         Ok(false)
     }
 
+    /// Writes what there is to write, then sleeps until there is something to read or an answer is due.
+    fn wait(&mut self, listener: &UnixListener) -> Outcome<Vec<PollFd>> {
+        let now = Instant::now();
+        while !self.held && self.answers.front().is_some_and(|(due, _)| *due <= now) {
+            let (_, record) = self.answers.pop_front().unwrap();
+            self.writer.send(record);
+        }
+        self.writer.flush()?;
+        for copier in &mut self.copiers {
+            copier.flush()?;
+        }
+        let wait = match self.answers.front() {
+            Some((due, _)) if !self.held => due.saturating_duration_since(Instant::now()),
+            _ => IDLE,
+        };
+        let wait = TimeSpec {
+            seconds: wait.as_secs() as c_long,
+            nanoseconds: wait.subsec_nanos().into(),
+        };
+        let mut fds = vec![PollFd {
+            fd: listener.as_raw_fd(),
+            events: POLLIN,
+            revents: 0,
+        }];
+        fds.extend([&self.writer].into_iter().chain(&self.copiers).map(Port::poll));
+        // SAFETY: The pointer and the count are those of the vector, the time is there, and no mask is meant.
+        unsafe { ppoll(fds.as_mut_ptr(), fds.len() as c_ulong, &wait, ptr::null()) };
+        Ok(fds)
+    }
+
     fn run(&mut self, listener: &UnixListener) -> Outcome<()> {
+        let mut records = Vec::with_capacity(RECORDS);
         loop {
-            let now = Instant::now();
-            while !self.held && self.answers.front().is_some_and(|(due, _)| *due <= now) {
-                let (_, record) = self.answers.pop_front().unwrap();
-                self.writer.outgoing.push_back(record);
+            let fds = self.wait(listener)?;
+            self.now = Instant::now();
+            let is_ready = |n: usize| fds[n].revents & !POLLOUT != 0;
+            if is_ready(1) {
+                self.writer.read(&mut records)?;
+                for &record in &records {
+                    self.from_writer(record)?;
+                }
             }
-            self.writer.flush()?;
-            let mut blocked = false;
-            for copier in &mut self.copiers {
-                copier.flush()?;
-                blocked |= !copier.outgoing.is_empty();
-            }
-            let wait = match self.answers.front() {
-                _ if blocked => 1,
-                Some((due, _)) if !self.held => due.saturating_duration_since(now).as_millis() as c_int + 1,
-                _ => 1000,
-            };
-            let fds = [listener.as_raw_fd(), self.writer.file.as_raw_fd()].into_iter();
-            let fds = fds.chain(self.copiers.iter().map(|copier| copier.file.as_raw_fd()));
-            let mut fds: Vec<PollFd> = fds
-                .map(|fd| PollFd {
-                    fd,
-                    events: POLLIN,
-                    revents: 0,
-                })
-                .collect();
-            // SAFETY: The pointer and the count are those of the vector.
-            unsafe { poll(fds.as_mut_ptr(), fds.len() as c_ulong, wait) };
-            for record in self.writer.read()? {
-                self.from_writer(record)?;
-            }
-            let mut kept = Vec::new();
-            for copier in &mut self.copiers {
-                for record in copier.read()? {
+            // One that has joined meanwhile comes behind those that were polled.
+            for n in 0..fds.len() - 2 {
+                if !is_ready(n + 2) {
+                    continue;
+                }
+                self.copiers[n].read(&mut records)?;
+                let bit = self.copiers[n].bit;
+                for record in &records {
                     if record.kind != KEPT {
                         return Err(format!("a copier's target says {}", record.kind));
                     }
-                    kept.push((copier.volume.clone(), record.number));
+                    self.kept(bit, record.number);
                 }
             }
-            for (volume, number) in kept {
-                self.kept(&volume, number);
+            if !is_ready(0) {
+                continue;
             }
             match listener.accept() {
                 Ok((stream, _)) => {
@@ -412,8 +476,9 @@ fn serve(volume: &str, chunk: &str, control: &str) -> Outcome<()> {
         epoch: last_epoch(volume)?,
         open: false,
         early: Vec::new(),
-        requests: BTreeMap::new(),
-        next: 0,
+        requests: VecDeque::new(),
+        first: 0,
+        now: Instant::now(),
         delay: Duration::ZERO,
         held: false,
         answers: VecDeque::new(),
@@ -424,6 +489,9 @@ fn serve(volume: &str, chunk: &str, control: &str) -> Outcome<()> {
     // O_NONBLOCK by F_SETFL.
     // SAFETY: The file is open.
     unsafe { fcntl(listener.as_raw_fd(), 4, 0o4000) };
+    // So that an answer is not late.
+    // SAFETY: A number is all that this takes.
+    unsafe { prctl(PR_SET_TIMERSLACK, 1 as c_ulong) };
     relay.run(&listener)
 }
 
