@@ -97,12 +97,11 @@ impl Agent {
             return Err(EINVAL);
         }
         let mut records = KVVec::with_capacity(room.saturating_mul(LEN), GFP_KERNEL)?;
+        // There is room for all of them.
         let accept = |event: Event| {
-            let mut there_is_room = true;
-            for byte in event.encode() {
-                there_is_room &= records.push_within_capacity(byte).is_ok();
-            }
-            there_is_room
+            records
+                .extend_from_slice(&event.encode(), GFP_NOWAIT)
+                .is_ok()
         };
         match self.bound.as_ref().ok_or(EBADF)? {
             Bound::Writer(_, remote) => remote.fetch(limited(room, accept)),

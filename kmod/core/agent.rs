@@ -163,15 +163,18 @@ impl Record {
 
     fn encode(self) -> [u8; LEN] {
         let mut bytes = [0; LEN];
-        let fields = [
-            &self.kind.to_ne_bytes()[..],
-            &self.len.to_ne_bytes(),
-            &self.number.to_ne_bytes(),
-            &self.first.to_ne_bytes(),
-        ];
-        for (place, byte) in bytes.iter_mut().zip(fields.into_iter().flatten()) {
-            *place = *byte;
-        }
+        let mut fill = || {
+            let (kind, rest) = bytes.split_first_chunk_mut()?;
+            let (len, rest) = rest.split_first_chunk_mut()?;
+            let (number, rest) = rest.split_first_chunk_mut()?;
+            *kind = self.kind.to_ne_bytes();
+            *len = self.len.to_ne_bytes();
+            *number = self.number.to_ne_bytes();
+            *rest.first_chunk_mut()? = self.first.to_ne_bytes();
+            Some(())
+        };
+        // It has room for all of them.
+        let _ = fill();
         bytes
     }
 
