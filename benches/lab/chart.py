@@ -26,6 +26,7 @@ NAMES = {
     "clone": "dm-clone",
     "reflink": "reflinked file on XFS",
 }
+VARIANTS = {"0": "no copier", "1": "1 copier", "2": "2 copiers", "4": "4 copiers"}
 LEFT, RIGHT, WIDTH, BAR, GAP = 250, 90, 960, 14, 12
 
 
@@ -43,13 +44,17 @@ def kind(subject):
 
 def opacity(subject):
     """Variants of one subject are told apart by how strong their colour is."""
-    strength = {"idle": 0.3, "25%": 0.6}.get(subject.partition("-")[2])
+    strength = {"idle": 0.3, "25%": 0.6, "1": 0.75, "2": 0.55, "4": 0.35}.get(subject.partition("-")[2])
     return f' fill-opacity="{strength}"' if strength else ""
 
 
+def variant(subject):
+    rest = subject.partition("-")[2]
+    return VARIANTS.get(rest, rest)
+
+
 def label(subject):
-    first, _, rest = subject.partition("-")
-    return NAMES[first] + (f", {rest}" if rest else "")
+    return f"{NAMES[kind(subject)]}, {variant(subject)}".removesuffix(", ")
 
 
 class Scale:

@@ -54,6 +54,38 @@ def say(text):
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
+def tell(profile, bench, subject, value, unit):
+    print(f"{profile:10} {bench:28} {subject:12} {value:14,.2f} {unit}", flush=True)
+
+
+class Native:
+    """The agents of a shared volume alone, on this machine: userspace/agent/benches."""
+
+    profile, groups = rows.NATIVE, []
+
+    def __init__(self, wanted):
+        self.rows, self.figures, self.failed = wanted, {}, []
+
+    def run(self):
+        begun = time.monotonic()
+        command = ["cargo", "bench", "--quiet", "--locked", "-p", "dmholey-agent", "--bench", "agents"]
+        status = subprocess.run(command, cwd=TOP, stdout=subprocess.DEVNULL).returncode
+        if status:
+            self.failed.append(f"{self.profile}: {' '.join(command)}: status {status}")
+        for row in self.rows if not status else ():
+            for subject in row.subjects():
+                self.hear(row, subject)
+        say(f"{self.profile}: {time.monotonic() - begun:.0f} s")
+        return self
+
+    def hear(self, row, subject):
+        copiers, under_way = subject.partition("-")[2], row.bench.rpartition("-")[2]
+        kept = TOP / f"target/criterion/agents/{copiers} copiers/{under_way}/new/estimates.json"
+        value = 1e9 / json.loads(kept.read_text())["mean"]["point_estimate"]
+        self.figures[row.bench, subject] = value
+        tell(self.profile, row.bench, subject, value, row.unit)
+
+
 class Boot:
     """One virtual machine, which measures some rows on one profile."""
 
@@ -72,7 +104,8 @@ class Boot:
         return [
             *(TOP / "scripts/vm/run", "--kernel", options.kernel, *machine, "--mem", "4G", *module),
             *("--timeout", GROUP_SECONDS * len(self.groups), "--env", "LC_ALL=C", "--no-checkout", "--share", f"{HERE}:ro"),
-            *("--tool", TOP / "target/debug/holey-lab", "--append", "log_buf_len=4M"),
+            *("--tool", TOP / "target/debug/holey-lab"),
+            *("--tool", TOP / "target/tests/relay", "--append", "log_buf_len=4M"),
             *("--", "bash", HERE / "guest.sh", self.profile, " ".join(options.subject), scale, *self.groups),
         ]
 
@@ -96,8 +129,7 @@ class Boot:
             return
         if "bench" in said:
             self.figures[said["bench"], said["subject"]] = said["value"]
-            what = f"{self.profile:10} {said['bench']:28} {said['subject']:12}"
-            print(f"{what} {said['value']:14,.2f} {said['unit']}", flush=True)
+            tell(self.profile, said["bench"], said["subject"], said["value"], said["unit"])
         elif "failed" in said:
             self.failed.append(f"{self.profile}: {said['failed']}")
 
@@ -105,7 +137,9 @@ class Boot:
 def measure(options):
     """All results, and what went wrong."""
     chosen = rows.chosen(options.quick, options.only, options.profile)
-    boots = [Boot(options, profile, wanted) for profile, wanted in chosen.items()]
+    boots = [
+        Native(wanted) if profile == rows.NATIVE else Boot(options, profile, wanted) for profile, wanted in chosen.items()
+    ]
     found, wrong = [], []
 
     def judge(boot):
@@ -118,11 +152,11 @@ def measure(options):
 
     # What others do on the processors does not show in virtual time; in real time it does.
     with ThreadPoolExecutor(options.jobs) as pool:
-        begun = [pool.submit(boot.run) for boot in boots if boot.profile not in rows.CPUS]
+        begun = [pool.submit(boot.run) for boot in boots if rows.time_of(boot.profile) == "virtual"]
         for boot in as_completed(begun):
             judge(boot.result())
     for boot in boots:
-        if boot.profile in rows.CPUS:
+        if rows.time_of(boot.profile) != "virtual":
             judge(boot.run())
     if not wrong and not any(boot.figures for boot in boots):
         wrong.append("nothing was measured: --list tells what there is, and where")

@@ -10,7 +10,7 @@ HERE=$(dirname "${BASH_SOURCE[0]}")
 export LC_ALL=C
 # shellcheck source=benches/lab/lib.sh
 . "$HERE/lib.sh"
-for file in snapshot origin merge costs context scaling; do
+for file in snapshot origin merge costs context scaling volume; do
     # shellcheck source=/dev/null
     . "$HERE/$file.sh"
 done

@@ -22,8 +22,8 @@ emit() {
 
 # --- subjects ---
 
-# wanted SUBJECT: it was asked for, or nobody asked for some only
-wanted() { [[ -z $SUBJECTS || " $SUBJECTS " == *" $1 "* ]]; }
+# wanted SUBJECT: it, or what it is a variant of, was asked for, or nobody asked for some only
+wanted() { [[ -z $SUBJECTS || " $SUBJECTS " == *" $1 "* || " $SUBJECTS " == *" ${1%%-*} "* ]]; }
 
 # targets SUBJECT: sets what the targets are called
 targets() {

@@ -21,8 +21,12 @@ PLOTS = (
         ("merge-latency-read", "merge-latency-write"),
         True,
     ),
+    ("volume", "First writes to a shared volume, 64 in flight, IOPS", ("volume-random",), False),
     ("origin", "First write to an origin, IOPS (logarithmic)", ("origin-write-1", "origin-write-4", "origin-write-8"), True),
 )
+
+# The rows of a shared volume in which the subjects are numbers of copiers.
+VOLUME_FIRST = ("volume-held", "volume-random", "volume-sequential")
 
 
 class Page:
@@ -51,7 +55,7 @@ class Page:
         for name, title, benches, logarithmic in PLOTS:
             groups = []
             for row, profile in self.measured(benches):
-                what = f"{row.short}, {profile}" if len(benches) > 1 else profile
+                what = f"{row.short}, {profile}" if len(benches) > 1 or row.bench not in benches else profile
                 values = self.values[row.bench, profile]
                 subjects = [subject for subject in row.subjects() if subject in values]
                 groups.append((what, [(subject, values[subject]) for subject in subjects]))
@@ -77,6 +81,7 @@ class Page:
                 out += [heading(title), *images(plots, starts), self.table(lines)]
             if title == "Merging":
                 out += self.latencies(plots)
+        out += self.volume(plots)
         if spread:
             out += [heading("Spread"), spread_text(spread)]
         return "\n".join(out)
@@ -104,7 +109,7 @@ class Page:
                 if ratio is None:
                     continue
                 reached = self.ratio(by_name[goal.bench], profile, goal.subject, goal.peer)
-                name = f"{by_name[goal.bench].title}, {goal.subject.partition('-')[2]}".removesuffix(", ")
+                name = f"{by_name[goal.bench].title}, {chart.variant(goal.subject)}".removesuffix(", ")
                 mark = "yes" if float(reached) >= wanted else "no"
                 body.append((name, profile, chart.label(goal.peer), f"{wanted:g}", reached, mark))
         header = ("What", "Disk", "Held against", "Aim", "Ratio", "Reached")
@@ -129,6 +134,29 @@ class Page:
         header = ("What", "Disk", *(chart.label(subject) for subject in subjects))
         table = list_table(header, body, "28 8 10 10 10 10 10 10")
         return [heading("While a merge runs"), *images(plots, ("merge-latency",)), LATENCY, table]
+
+    def volume(self, plots):
+        """A shared volume: by the number of copiers, and what has pairs of its own."""
+        subjects, body, others = ("raw", "linear", "holey", *(f"holey-{count}" for count in rows.COPIERS)), [], []
+        for row, profile in self.measured(("volume-",)):
+            values = self.values[row.bench, profile]
+            if row.bench.startswith(VOLUME_FIRST):
+                body.append((f"{row.title}, {row.unit}", profile, *(shown(values, subject) for subject in subjects)))
+                continue
+            for subject, peer in row.pairs:
+                what = f"{row.title}, {chart.variant(subject)}".removesuffix(", ")
+                ratio = self.ratio(row, profile, subject, peer)
+                held = chart.label(peer)
+                others.append((f"{what}, {row.unit}", profile, shown(values, subject), held, shown(values, peer), ratio))
+        if not body and not others:
+            return []
+        out = [heading("A volume that several hosts share"), *images(plots, ("volume-random",))]
+        if body:
+            names = ("the disk itself", "dm-linear", "Copiers elsewhere", *(f"{chart.variant(name)} here" for name in subjects[3:]))
+            out += [VOLUME, list_table(("What", "Disk", *names), body, "30 6 10 10 11 11 11 11")]
+        if others:
+            out.append(list_table(("What", "Where", "dmholey", "Held against", "", "Ratio"), others, "36 8 12 20 12 12"))
+        return out
 
     def ratio(self, row, profile, subject, peer):
         ratio = self.ratios.get((row.bench, profile, subject, peer))
@@ -184,6 +212,9 @@ This page is made by ``make bench``.
 A *ratio* above 1 is in favour of dmholey, also where less is better.
 """
 GOALS = """`Where the limits are <index.rst#where-the-limits-are>`_ tells what keeps those that are not reached.
+"""
+VOLUME = """*Copiers elsewhere* cost the writer's host nothing but the round trip; without one there is none.
+Those *here* are on the same disk and the same processor, and all that they do counts.
 """
 LATENCY = """The percentages are those of ``snapshot_copy_throttle``, the part of the time in which chunks are copied.
 """

@@ -13,11 +13,19 @@ PROFILES = {
 }
 # Several processors, in real time.
 CPUS = {"cpus1": 1, "cpus2": 2, "cpus4": 4, "cpus8": 8}
-EVERYWHERE = (*PROFILES, *CPUS)
+# The agents of a shared volume by themselves, without a virtual machine, in real time.
+NATIVE = "native"
+EVERYWHERE = (*PROFILES, *CPUS, NATIVE)
 FAST = ("free", "2ms", "10ms")
 # How much of the time a merge may copy.
 RATES = ("100%", "25%")
 ALL = tuple(PROFILES)
+# A shared volume: copiers on the same processor, round trips to those elsewhere, and what a take-over comes to.
+COPIERS = ("1", "2", "4")
+TRIPS = ("0ms", "0.2ms", "1ms", "10ms")
+STAGES = ("ready", "merged")
+# Requests that the agents alone have under way.
+UNDER_WAY = (64, 1024)
 EXACT = ("2ms-exact", "10ms-exact")
 # The quick set: one disk on which flushes cost something is enough. What ends with a tick of the kernel depends on more
 # than the code: a microsecond can make a tick of difference. So can a percentile, between two steps of fio's scale.
@@ -50,7 +58,8 @@ class Row:
     def subjects(self):
         """Who is in it, as it is shown: the limits first, then stock, ours and the others."""
         names = dict.fromkeys(name for pair in self.pairs for name in pair)
-        order, variants = ("raw", "linear", "copy", "dd", "stock", "holey"), ("", "idle", *reversed(RATES))
+        order = ("raw", "linear", "copy", "dd", "stock", "holey")
+        variants = ("", "idle", *reversed(RATES), "0", *COPIERS, *TRIPS, *STAGES)
 
         def place(name):
             kind, _, variant = name.partition("-")
@@ -97,6 +106,48 @@ def sequential_row(chunk, again):
 
 def scale_row(bench, group, title, unit, pairs, **more):
     return Row(f"scale-{bench}", group, bench, title, unit, pairs, **more)
+
+
+def volume_rows():
+    """First writes to a shared volume, by the round trip."""
+    for trip in TRIPS:
+        group, where = f"volume_{trip}", f"round trip {trip.replace('ms', ' ms')}"
+        subjects = ("holey", *(f"holey-{count}" for count in (COPIERS if trip == "0.2ms" else COPIERS[:1])))
+        pairs = tuple((subject, "raw") for subject in subjects)
+        further = tuple(zip(subjects[2:], subjects[1:]))
+        late = {"profiles": ("free",), "better": "lower"}
+        yield Row(f"volume-held-{trip}", group, f"held, {trip}", f"a first write alone, mean, {where}", "us", pairs, **late)
+        yield Row(f"volume-held-{trip}-p99", group, f"held, p99, {trip}", f"a first write alone, p99, {where}", "us", pairs, **late)
+        yield Row(
+            f"volume-random-{trip}",
+            group,
+            f"random, {trip}",
+            f"first writes, {where}",
+            "IOPS",
+            (*pairs, ("holey", "linear"), *further),
+            ("free",),
+        )
+        yield Row(
+            f"volume-sequential-{trip}",
+            group,
+            f"in order, {trip}",
+            f"first writes in order, {where}",
+            "IOPS",
+            (*pairs, ("holey", "linear")),
+            ("free",),
+        )
+
+
+def replica_row(mib):
+    title, pairs, disks = f"a further replica of {mib} MiB", (("holey", "dd"),), ("free",)
+    return Row(f"volume-replica-{mib}m", "volume_replica", f"replica, {mib} MiB", title, "s", pairs, disks, better="lower")
+
+
+def agents_row(under_way):
+    subjects = ("holey-0", *(f"holey-{count}" for count in COPIERS))
+    title = f"chunks that the agents make stable, {under_way} under way"
+    pairs = tuple(zip(subjects[1:], subjects))
+    return Row(f"volume-agents-{under_way}", "", f"agents, {under_way}", title, "chunks/s", pairs, (NATIVE,))
 
 
 ROWS = (
@@ -177,6 +228,30 @@ ROWS = (
         "instructions",
         minus="linear",
     ),
+    *volume_rows(),
+    Row(
+        "volume-deep",
+        "volume_deep",
+        "1024 in flight",
+        "first writes, 1024 in flight",
+        "IOPS",
+        (*((f"holey-{trip}", "raw") for trip in TRIPS[1:]), ("holey-10ms", "holey-0.2ms")),
+        ("free",),
+    ),
+    Row("volume-again", "volume_again", "second write", "second writes", "IOPS", against("raw", "linear")[1:3], ("free",)),
+    replica_row(64),
+    replica_row(256),
+    Row(
+        "volume-takeover",
+        "volume_takeover",
+        "take-over",
+        "a take-over with an overlay of 64 MiB",
+        "s",
+        (("holey-merged", "raw"), ("holey-ready", "raw")),
+        ("free", "2ms"),
+        better="lower",
+    ),
+    *(agents_row(under_way) for under_way in UNDER_WAY),
     scale_row("read-unchanged", "scaling", "reads of unchanged chunks", "IOPS", against("linear"), profiles=tuple(CPUS)),
     scale_row("read-changed", "scaling", "reads of changed chunks", "IOPS", against("linear"), profiles=tuple(CPUS)),
     scale_row("write-again", "scaling", "second writes", "IOPS", against("linear"), profiles=tuple(CPUS)),
@@ -228,12 +303,27 @@ GOALS = (
     Goal("scale-read-unchanged", "stock", everywhere(1, CPUS)),
     Goal("scale-read-changed", "stock", everywhere(1, CPUS)),
     Goal("scale-write-again", "stock", everywhere(1, CPUS)),
+    Goal("volume-again", "linear", {"free": 0.97}),
+    Goal("volume-again", "raw", {"free": 0.97}),
+    Goal("volume-random-1ms", "raw", {"free": 0.8}),
+    Goal("volume-sequential-1ms", "raw", {"free": 0.8}),
+    Goal("volume-deep", "holey-0.2ms", {"free": 0.7}, "holey-10ms"),
+    # Each copier more may cost 15 %.
+    Goal("volume-random-0.2ms", "holey-1", {"free": 0.85}, "holey-2"),
+    Goal("volume-random-0.2ms", "holey-2", {"free": 0.72}, "holey-4"),
+    *(Goal(f"volume-agents-{count}", "holey-1", {NATIVE: 0.85}, "holey-2") for count in UNDER_WAY),
+    *(Goal(f"volume-agents-{count}", "holey-2", {NATIVE: 0.72}, "holey-4") for count in UNDER_WAY),
     *(
         Goal(f"sequential-{chunk}k-{when}", "raw", everywhere(0.85))
         for chunk in (4, 64)
         for when in ("first", "again")
     ),
 )
+
+
+def time_of(profile):
+    """The kind of time in which it is measured."""
+    return "native" if profile == NATIVE else "real" if profile in CPUS else "virtual"
 
 
 def chosen(quick, only, profiles):
@@ -247,7 +337,7 @@ def chosen(quick, only, profiles):
         wanted = [
             row
             for row in ROWS
-            if profile in (row.quick if quick else row.profiles) or (free and (row.profiles[0] in CPUS) == (profile in CPUS))
+            if profile in (row.quick if quick else row.profiles) or (free and time_of(row.profiles[0]) == time_of(profile))
         ]
         if only:
             wanted = [row for row in wanted if any(text in row.bench for text in only)]

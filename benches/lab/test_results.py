@@ -87,6 +87,8 @@ class Rows(unittest.TestCase):
     def test_time_of_two_kinds_is_not_mixed(self):
         measured = {row.bench for row in rows.chosen(False, ["activate"], ["free"])["free"]}
         self.assertEqual(measured, {"activate-scattered", "activate-runs"})
+        self.assertEqual(rows.chosen(False, ["volume-agents"], ["free"]), {})
+        self.assertEqual(list(rows.chosen(False, ["volume-agents"], [])), [rows.NATIVE])
 
 
 class Pages(unittest.TestCase):
