@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -49,6 +50,8 @@ class Done:
         return self.status == 0
 
     def check(self):
+        if self.status is None:
+            raise Failed(f"{self.node.name} went off during: {self.command}")
         if self.status:
             text = "\n".join(part for part in (self.out.strip(), self.err.strip()) if part)
             raise Failed(f"{self.node.name}: status {self.status} of: {self.command}\n{text}")
@@ -197,11 +200,9 @@ class Node:
                 raise Failed(f"{self.name} does not boot. The end of its kernel's log:\n{tail}")
             self.cluster.say(f"{self.name} got stuck on its way up: once more")
             self.switch_on()
-        self.set_up()
 
     def boot(self):
-        self.switch_on()
-        self.await_boot()
+        self.cluster.boot(self.name)
 
     def power_off(self):
         """At once: its memory is gone. Nothing of it is under way any more when this returns."""
@@ -286,16 +287,13 @@ class Node:
         self.tell(job=job.number, run=command)
         return job
 
-    def attempt(self, command, timeout=120):
+    def attempt(self, command, timeout=300):
         """Runs a command, and says how it ended."""
         return self.start(command).wait(timeout)
 
-    def run(self, command, timeout=120):
+    def run(self, command, timeout=300):
         """Runs a command that has to succeed; returns what it printed."""
-        done = self.attempt(command, timeout)
-        if done.status is None:
-            raise Failed(f"{self.name} went off during: {command}")
-        return done.check().out
+        return self.attempt(command, timeout).check().out
 
     def put(self, path, text, mode=0o644):
         data = base64.b64encode(text.encode()).decode()
@@ -338,7 +336,7 @@ class Node:
     def set_up(self):
         """What makes a machine one of the cluster: its name, its network, and the others' names."""
         names = "".join(f"{node.address} {node.name}\n" for node in self.cluster.nodes.values())
-        self.run(f"""set -e
+        return f"""set -e
             echo {self.name} >/etc/hostname; echo {self.name} >/proc/sys/kernel/hostname
             printf '127.0.0.1 localhost\\n%s' '{names}' >/etc/hosts
             modprobe virtio_net
@@ -346,7 +344,7 @@ class Node:
             ip link set lo up
             ip link set eth0 mtu {qemu.MTU} up
             ip addr replace {self.address}/24 dev eth0
-            [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd""")
+            [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd"""
 
 
 class Cluster:
@@ -368,6 +366,7 @@ class Cluster:
         self.exchange = self.scratch / "exchange"
         self.exchange.mkdir()
         self.mounts = run.shares(self.options, self.exchange)
+        self.strip_module()
         self.initrd = None
         self.switch = Switch()
         self.nodes = {}
@@ -376,6 +375,13 @@ class Cluster:
         # Tasks that live as long as the program does what others ask for: one at a time, as a fence device does.
         self.tasks = queue.Queue()
         threading.Thread(target=self.work, name="tasks", daemon=True).start()
+
+    def strip_module(self):
+        """What is for debuggers takes an emulated machine seconds to load."""
+        module = run.module_file(self.options, self.release)
+        if module:
+            self.options.module = self.scratch / module.name
+            subprocess.run(["strip", "-g", "-o", self.options.module, module], check=True)
 
     def __enter__(self):
         return self
@@ -420,6 +426,8 @@ class Cluster:
             node.switch_on()
         for node in nodes:
             node.await_boot()
+        for job in [node.start(node.set_up()) for node in nodes]:
+            job.wait(300).check()
 
     def fence(self, _node, victim):
         """What `ask-host fence NODE` does in a node, unless `answers` says otherwise: take the power."""

@@ -74,26 +74,32 @@ class Fleet:
 
     def up(self, *names):
         """Boots nodes, with their agents."""
+        self.cluster.tell(f"boot {' '.join(names)}")
         self.cluster.boot(*names)
-        for name in names:
-            self.prepare(name)
-        for name in names:
-            self.start_agent(name)
+        self.prepare(*names)
+        self.start_agents(*names)
 
-    def prepare(self, name):
-        node = self.node(name)
-        node.put("/etc/dmholey/cluster.toml", self.configuration(name))
+    def prepare(self, *names):
+        """Loads the module and makes the devices, on all of them side by side."""
+        jobs = [self.node(name).start(self.preparation(name)) for name in names]
+        for job in jobs:
+            job.wait(200 * self.slow).check()
+
+    def preparation(self, name):
         programs = TOP / "target/tests"
-        node.run(f"""set -e
-            cp {programs}/dmholeyd {programs}/dmholey {programs}/load /run/
+        return f"""set -e
+            mkdir -p /etc/dmholey /var/lib/dmholey
             cp -r /exchange/tls /etc/dmholey/
+            cat >/etc/dmholey/cluster.toml <<'END'
+{self.configuration(name)}
+END
+            cp {programs}/dmholeyd {programs}/dmholey {programs}/load /run/
             holey-load
+            modprobe ext4
             dmsetup create volume --table "{self.whole(name, 'volume')}"
             dmsetup create cow --table "{self.whole(name, 'cow')}"
             blkid {DEVICES[STATE]} >/dev/null || mke2fs -q -t ext4 {DEVICES[STATE]}
-            modprobe ext4
-            mkdir -p /var/lib/dmholey
-            mount {DEVICES[STATE]} /var/lib/dmholey""")
+            mount {DEVICES[STATE]} /var/lib/dmholey"""
 
     def configuration(self, name):
         nodes = "".join(
@@ -149,10 +155,18 @@ key = "tls/{name}.key"
     # --- agents ---
 
     def start_agent(self, name):
+        self.start_agents(name)
+
+    def start_agents(self, *names):
+        for name in names:
+            self.launch(name)
+        for name in names:
+            self.eventually(60, lambda name=name: self.status(name), f"the agent of {name} answers")
+
+    def launch(self, name):
         member = self.members[name]
         command = "RUST_LOG=info exec /run/dmholeyd cluster --config /etc/dmholey/cluster.toml --socket /run/agent.sock"
         member.agent = member.node.start(command, member.heard)
-        self.eventually(60, lambda: self.status(name), f"the agent of {name} answers")
 
     def kill_agent(self, name):
         member = self.members[name]
@@ -161,12 +175,10 @@ key = "tls/{name}.key"
 
     def at(self, name, words, timeout=None):
         """dmholey cluster WORDS in a node. It has to succeed."""
-        done = self.ask(name, words, timeout)
-        if done.status is None:
-            raise Failed(f"{name} went off during: cluster {words}")
-        return done.check()
+        return self.ask(name, words, timeout).check()
 
     def ask(self, name, words, timeout=None):
+        self.cluster.tell(f"{name}: cluster {words}")
         wait = int(timeout or 60 * self.slow)
         command = f"/run/dmholey --quiet cluster --socket /run/agent.sock --wait {wait} {words}"
         return self.node(name).attempt(command, wait + 60)
@@ -176,7 +188,7 @@ key = "tls/{name}.key"
         node = self.node(name)
         if not node.is_on:
             return None
-        done = node.attempt("/run/dmholey --json cluster --socket /run/agent.sock status", 60)
+        done = node.attempt("/run/dmholey --json cluster --socket /run/agent.sock status")
         return json.loads(done.out) if done else None
 
     def role(self, name):
@@ -202,6 +214,7 @@ key = "tls/{name}.key"
     def start_load(self, name, pause=20):
         """Starts one; the log is there when it has read all of the device."""
         member = self.members[name]
+        self.cluster.tell(f"{name}: an application starts")
         first = member.next
         log = Log(member.node.number, first)
         self.logs.append(log)
@@ -291,6 +304,7 @@ key = "tls/{name}.key"
 
     def off(self, name):
         """Takes the power of a node away."""
+        self.cluster.tell(f"{name}: power off")
         member = self.members[name]
         member.node.power_off()
         if member.log:

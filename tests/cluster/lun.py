@@ -29,11 +29,10 @@ class LunFleet(Fleet):
         iscsi.serve(self.storage, "/dev/vda", nodes)
         for node in nodes:
             self.luns[node.name] = iscsi.login(node, self.storage)
-            self.prepare(node.name)
             iscsi.register(node, self.luns[node.name])
         iscsi.reserve(nodes[0], self.luns[nodes[0].name])
-        for node in nodes:
-            self.start_agent(node.name)
+        self.prepare(*self.members)
+        self.start_agents(*self.members)
 
     def device(self, name, disk):
         return self.luns[name] if disk == "volume" else super().device(name, disk)
