@@ -30,6 +30,9 @@ NETWORK = "10.77.0"
 REQUESTS = ("read", "write", "write-zeroes", "discard", "flush")
 # Seconds of a life that no run is expected to reach.
 LIFE = 7 * 86400
+# Seconds in which machines boot side by side where there is KVM, and the slowest that is thought of.
+QUICK_BOOT = 12
+SLOWEST = 20
 # How often a boot is tried that gets stuck, as emulated processors of an overloaded machine do.
 BOOTS = 3
 PATH = "/holey/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -371,6 +374,7 @@ class Cluster:
         self.switch = Switch()
         self.nodes = {}
         self.started = time.monotonic()
+        self.boot_seconds = 0
         self.answers = {"fence": self.fence}
         # Tasks that live as long as the program does what others ask for: one at a time, as a fence device does.
         self.tasks = queue.Queue()
@@ -398,6 +402,10 @@ class Cluster:
         """Whether processors are emulated."""
         return self.options.accel != "kvm"
 
+    def slowness(self):
+        """How much longer something may take than on an idle machine with KVM, by how long the last boot took."""
+        return min(SLOWEST, max(1, self.boot_seconds / QUICK_BOOT))
+
     def say(self, text):
         print(f"[{time.monotonic() - self.started:7.1f}] {text}", file=sys.stderr, flush=True)
 
@@ -422,10 +430,12 @@ class Cluster:
     def boot(self, *names):
         """Boots the named nodes, or all, side by side."""
         nodes = [self.nodes[name] for name in names] or list(self.nodes.values())
+        began = time.monotonic()
         for node in nodes:
             node.switch_on()
         for node in nodes:
             node.await_boot()
+        self.boot_seconds = time.monotonic() - began
         for job in [node.start(node.set_up()) for node in nodes]:
             job.wait(300).check()
 

@@ -26,6 +26,7 @@ class LunFleet(Fleet):
     def begin(self):
         nodes = [member.node for member in self.members.values()]
         self.cluster.boot()
+        self.slow = self.cluster.slowness()
         iscsi.serve(self.storage, "/dev/vda", nodes)
         for node in nodes:
             self.luns[node.name] = iscsi.login(node, self.storage)

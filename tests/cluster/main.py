@@ -28,6 +28,7 @@ def parse(argv):
     add = parser.add_argument
     add("--rounds", type=int, metavar="N", help="so many faults, one after the other")
     add("--seed", type=int, default=FIRST_SEED, metavar="S", help="what is drawn depends on it (%(default)s)")
+    add("--minutes", type=float, metavar="M", help="begin no more faults after that time")
     add("--list", action="store_true", help="print names, and what each shows")
     add("--json", metavar="FILE", help="write the results there, too")
     add("--keep", metavar="DIR", help="keep the kernels' and the agents' logs")
@@ -65,6 +66,10 @@ class Session:
         self.results = []
         self.totals = {}
         self.facts = {}
+
+    def is_over(self):
+        minutes = self.options.minutes
+        return minutes is not None and time.monotonic() - self.started > 60 * minutes
 
     def say(self, text):
         print(f"[{time.monotonic() - self.started:6.0f} s] {text}", flush=True)
@@ -106,8 +111,11 @@ def run_some(session, machines, left):
         faults.begin(nodes)
         session.say(f"{len(nodes.members)} nodes are up and loaded ({machines.options.accel})")
         for number, name in left:
+            if session.is_over():
+                break
             began = time.monotonic()
             numbers = random.Random(f"{session.options.seed} {number} {name}")
+            machines.tell(f"fault {name}")
             details = faults.ALL[name](nodes, numbers)
             faults.heal(nodes)
             faults.check(nodes)
@@ -118,7 +126,7 @@ def run_some(session, machines, left):
         return []
     except Exception as error:
         session.note(f"fault/{name}", began, explain(error) + "\n" + last_words(nodes))
-        return [] if name == "begin" else [(other, each) for other, each in left if other > number]
+        return [] if name == "begin" or session.is_over() else [(other, each) for other, each in left if other > number]
     finally:
         session.add(nodes.counts | {"sectors compared": nodes.sectors_compared, "fenced by agents": len(nodes.fenced)})
         session.add(nodes.totals())
