@@ -52,7 +52,7 @@ def parse(argv):
     add("--disk", action="append", default=[], metavar="SIZE|FILE[,ro]", help="a temporary disk, or a raw image file")
     add("--share", action="append", default=[], metavar="DIR[:ro]", help="show a folder at its own path")
     add("--exchange", metavar="DIR", help="the folder behind /exchange; a temporary one otherwise")
-    add("--root", choices=ROOTS, default="initramfs", help="the userland: host, the tool root; cluster, a Debian of its own")
+    add("--root", choices=ROOTS, default="initramfs", help="host: the tool root; cluster: another Debian")
     add("--timeout", type=float, default=300, metavar="S", help="seconds of real time, boot included (300)")
     add("--icount", action="store_true", help="virtual time: one CPU, one instruction a nanosecond, repeatable")
     add("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if it has been seen to work")

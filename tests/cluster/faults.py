@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The faults. Each begins with a writer and copiers under load, and ends with whatever is left; `heal` makes it whole.
 
-What holds at any time is checked by the applications as they go: each knows what its device must hold, sector by sector.
-A fault says what has to come of it in particular. Its docstring is what the list shows.
+What holds at any time is checked by the applications as they go: each knows what its device must hold, sector by
+sector. A fault says what has to come of it in particular. Its docstring is what the list shows.
 """
 
 import time
@@ -58,7 +58,7 @@ def writer_power_copier_takes_over(fleet, numbers):
 
 @fault
 def writer_power_comes_back(fleet, numbers):
-    """The writer loses its power, starts anew and takes over itself: what it made durable is there, and the copiers stay."""
+    """The writer loses its power, starts anew and takes over: what it made durable is there, and the copiers stay."""
     writer, copiers = roles(fleet)
     old = fleet.members[writer].log
     some_time(numbers)
@@ -98,7 +98,7 @@ def agent_writer(fleet, numbers):
 
 @fault
 def agent_copier(fleet, numbers):
-    """A copier's agent is killed; if it is away for long the copier is fenced, and the writer goes on in either case."""
+    """A copier's agent is killed; if it is away for long the copier is fenced. The writer goes on in either case."""
     writer, copiers = roles(fleet)
     victim = numbers.choice(copiers)
     some_time(numbers)
@@ -113,7 +113,7 @@ def agent_copier(fleet, numbers):
 
 @fault
 def hang_copier_takes_over(fleet, numbers):
-    """The writer hangs. A copier tells that it is silent, it is fenced by power, and the copier takes over: all timed."""
+    """The writer hangs. A copier tells that it is silent, it is fenced, and the copier takes over: all timed."""
     writer, copiers = roles(fleet)
     heir = numbers.choice(copiers)
     member = fleet.members[heir]
@@ -141,7 +141,7 @@ def hang_copier_takes_over(fleet, numbers):
 
 @fault
 def zombie_writer(fleet, numbers):
-    """The writer hangs, is fenced at the disk, a copier takes over, and the old one goes on: none of its writes arrives."""
+    """The writer hangs, is fenced at the disk, a copier takes over, the old one goes on: none of its writes arrives."""
     writer, copiers = roles(fleet)
     heir = numbers.choice(copiers)
     zombie = fleet.node(writer)

@@ -71,7 +71,7 @@ class Fleet:
 
     @property
     def patience(self):
-        """Seconds of silence after which agents suspect each other. Too few, and a busy machine is taken for a dead one."""
+        """Seconds of silence after which agents suspect each other. With too few a busy machine is taken for dead."""
         return 2 * self.slow
 
     def node(self, name):
@@ -134,7 +134,7 @@ key = "tls/{name}.key"
 {nodes}"""
 
     def fence(self, asker, victim):
-        """What an agent asks for. Only who can speak with the others may do so: that is what an engine's quorum is for."""
+        """What an agent asks for. Only who can speak with the others may: that is what an engine's quorum is for."""
         if asker.port.is_cut or asker.cut:
             return False, f"{asker.name} has no quorum, or is fenced itself"
         with self.lock:
@@ -148,7 +148,8 @@ key = "tls/{name}.key"
 
     def table(self, name, disk, table):
         """Gives a node's view of a disk another table, under load."""
-        self.node(name).run(f"dmsetup load {disk} <<<'{table}' && dmsetup suspend --nolockfs {disk} && dmsetup resume {disk}")
+        swap = f"dmsetup suspend --nolockfs {disk} && dmsetup resume {disk}"
+        self.node(name).run(f"dmsetup load {disk} <<<'{table}' && {swap}")
 
     def device(self, _name, disk):
         """What lies below the view of a disk, volume or cow, in a node."""
@@ -225,7 +226,8 @@ key = "tls/{name}.key"
         first = member.next
         log = Log(member.node.number, first)
         self.logs.append(log)
-        command = f"exec /run/load /dev/mapper/{NAME} --seed {self.seed} --node {member.node.number} --first {first} --pause {pause}"
+        words = f"--seed {self.seed} --node {member.node.number} --first {first} --pause {pause}"
+        command = f"exec /run/load /dev/mapper/{NAME} {words}"
         errors = []
 
         def hear(stream, line):
@@ -292,7 +294,7 @@ key = "tls/{name}.key"
     # --- what is done with them ---
 
     def join(self, name, writer, words="join"):
-        """Makes a node a copier while the writer is loaded: its view is what the volume held at one moment of that time."""
+        """Makes a node a copier while the writer is loaded: it sees what the volume held at one moment of that time."""
         since = self.members[writer].log.place
         self.at(name, words)
         log = self.start_load(name)
@@ -354,16 +356,17 @@ def certificates(folder, names):
     folder.mkdir()
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
     config = folder / "openssl.cnf"
-    config.write_text("[req]\ndistinguished_name = name\nx509_extensions = ca\n[name]\n[ca]\nbasicConstraints = critical, CA:TRUE\n")
+    config.write_text("[req]\ndistinguished_name = name\nx509_extensions = ca\n[name]\n[ca]\nbasicConstraints = CA:TRUE\n")
 
     def openssl(*words):
         done = subprocess.run(["openssl", *words], cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Failed(f"no certificates: {done.stderr}")
 
-    openssl("req", "-config", "openssl.cnf", "-x509", *key, "-days", "30", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
+    request = ["req", "-config", "openssl.cnf", *key]
+    openssl(*request, "-x509", "-days", "30", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
     for name in names:
-        openssl("req", "-config", "openssl.cnf", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        openssl(*request, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         (folder / f"{name}.ext").write_text(f"subjectAltName = DNS:{name}\n")
         sign = ["-CA", "ca.pem", "-CAkey", "ca.key", "-days", "30", "-extfile", f"{name}.ext"]
         openssl("x509", "-req", "-in", f"{name}.csr", *sign, "-out", f"{name}.pem")

@@ -41,8 +41,8 @@ class LunFleet(Fleet):
     def write_to_lun(self, name):
         """Whether the LUN takes a write of a node; it is of what is there."""
         disk = self.luns[name]
-        copy = f"dd if={disk} bs=4096 count=1 iflag=direct of=/run/block && dd if=/run/block of={disk} bs=4096 oflag=direct"
-        return bool(self.node(name).attempt(copy))
+        read = f"dd if={disk} bs=4096 count=1 iflag=direct of=/run/block"
+        return bool(self.node(name).attempt(f"{read} && dd if=/run/block of={disk} bs=4096 oflag=direct"))
 
     def read_lun(self, name):
         return bool(self.node(name).attempt(f"dd if={self.luns[name]} bs=64k count=16 iflag=direct of=/dev/null"))
@@ -66,7 +66,7 @@ def two_nodes(machines):
 
 @lun
 def preempted_writer(machines):
-    """A writer whose reservation is taken away writes nothing more: its target closes, it steps down, and a copier takes over."""
+    """A writer that is preempted writes nothing more: its target closes, it steps down, and a copier takes over."""
     fleet = two_nodes(machines)
     n1, n2 = fleet.node("n1"), fleet.node("n2")
     expect(iscsi.registered(n2, fleet.luns["n2"]) == {iscsi.key(n1), iscsi.key(n2)}, "both are registered")
@@ -110,7 +110,7 @@ def phase_of(node):
 
 @lun
 def preempted_copier(machines):
-    """A copier whose registration is taken away goes on: it keeps what it has to and reads, and cannot write to the LUN."""
+    """A copier that is preempted goes on: it keeps what it has to and reads, and cannot write to the LUN."""
     fleet = two_nodes(machines)
     n1, n2 = fleet.node("n1"), fleet.node("n2")
     iscsi.preempt(n1, fleet.luns["n1"], n2)

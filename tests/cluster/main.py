@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs the tests of clusters of virtual machines (see --help). Started by scripts/vm/cluster test, inside the tool root."""
+"""Runs the tests of clusters of virtual machines (see --help). Started by scripts/vm/cluster test, in the tool root."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ def parse(argv):
     add("--list", action="store_true", help="print names, and what each shows")
     add("--json", metavar="FILE", help="write the results there, too")
     add("--keep", metavar="DIR", help="keep the kernels' and the agents' logs")
-    add("--vm", action="append", default=[], metavar="OPTION", help="an option of scripts/vm/run, as --vm=--kernel=debug")
+    add("--vm", action="append", default=[], metavar="OPTION", help="an option of scripts/vm/run: --vm=--kernel=debug")
     add("-v", "--verbose", action="store_true", help="tell what is asked")
     add("texts", nargs="*", metavar="TEXT", help="only tests with this in their name")
     return parser.parse_args(argv)

@@ -5,7 +5,6 @@ A sector has a row of versions: what was there at first, and each write since. N
 touch each other are under way at a time, so the versions of a sector come one after the other.
 """
 
-import re
 import threading
 import time
 
@@ -17,7 +16,7 @@ GARBAGE = (1 << 32) - 1
 MOST_UNLOGGED = 2000
 # Later than anything in a log.
 NEVER = 1 << 62
-BASE = re.compile(r"b (\d+) (\d+) (\d+)")
+COUNTED = ("writes", "acknowledged", "failed", "flushes", "read errors", "marks", "checks")
 
 
 class Version:
@@ -52,7 +51,7 @@ class Log:
         self.volatile = []
         self.flushes = {}
         self.wrong = []
-        self.counts = dict.fromkeys(("writes", "acknowledged", "failed", "flushes", "read errors", "marks", "checks"), 0)
+        self.counts = dict.fromkeys(COUNTED, 0)
         self.compared = 0
         self.reads = 0
         self.times = []
