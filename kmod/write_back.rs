@@ -238,6 +238,11 @@ impl WriteBack {
         Flushed::Kept
     }
 
+    /// The number of the last write that was taken.
+    pub(crate) fn last_order(&self) -> u64 {
+        self.state.lock().buffer.last_order()
+    }
+
     /// Whether all writes up to this one have landed.
     pub(crate) fn is_through(&self, order: u64) -> bool {
         self.state.lock().buffer.is_through(order)

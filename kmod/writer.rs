@@ -334,6 +334,11 @@ impl Target for WriterTarget {
         writer.stopping.store(false, Ordering::Release);
         if let Some(buffer) = writer.remote.buffer() {
             buffer.resumed();
+            // What an earlier table has left is seen to by this one.
+            if !writer.remote.is_driven() {
+                let last = buffer.last_order();
+                writer.last_put.fetch_max(last, Ordering::AcqRel);
+            }
         }
         writer.remote.drive(writer);
     }
