@@ -151,7 +151,7 @@ impl World {
             // What has it fenced may take so long to end that the node has started anew.
             let time = if self.random.one_in(4) { 500 * MS } else { MS };
             let agents = self.hosts[claimant].agents;
-            for ballot in ballot {
+            if let Some(ballot) = ballot {
                 let fenced = Local::Agent(agents, Input::FencedFor(node, ballot));
                 self.local(claimant, 0, time, fenced);
             }

@@ -54,7 +54,10 @@ impl World {
 
     /// Whether the writer has been hearing a node, for long enough to know whose turn it is.
     fn is_heard(&self, node: usize) -> bool {
-        let (Some(writer), host) = (self.writer, &self.hosts[node]);
+        let Some(writer) = self.writer else {
+            return false;
+        };
+        let host = &self.hosts[node];
         if writer == node || !host.alive || host.fenced || host.agent.is_none() {
             return false;
         }
@@ -84,9 +87,11 @@ impl World {
             }
             Some(RoleName::Writer | RoleName::Demoting) => self.end_turn(node),
             role => {
-                let old = self.hosts[node].target.attachment;
+                // If it is no copier any more, it has begun anew already.
+                let is_copier = role == Some(RoleName::Copier);
+                let old = self.hosts[node].target.attachment.filter(|_| is_copier);
                 self.local(node, 5 * MS, 15 * MS, Local::Rejoin(old));
-                if role == Some(RoleName::Copier) {
+                if is_copier {
                     self.input(node, Input::Detach)?;
                 }
                 Ok(())
