@@ -484,10 +484,12 @@ t_write_back_suspend() {
     equal "$(figure 8) $(figure 9) $(figure 10)" '0 400 0'
     change writer "0 16384 holey-writer $D/home 8"
     change writer "$(write_back_table home)"
-    # Without an agent nobody could let it through.
+    # Without an agent nobody could let it through. It is behind what was asked for ahead of the writes before.
     tell hold
-    fill writer other 3 --from 2000 --count 400
+    fill writer other 3 --from 14000 --count 400
+    equal "$(figure 8)" 400
     stop_relay
+    log_mark
     dmsetup suspend writer
     logged 'stays in memory until the device is resumed'
     # Whoever flushes then is told.
