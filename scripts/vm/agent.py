@@ -3,7 +3,8 @@
 """Runs commands in a machine of a cluster, several at a time, for the program outside (cluster.py).
 
 Lines of JSON go over a virtio port. To here: {"job", "run": SHELL}, {"job", "feed": TEXT} for its standard input,
-null for the end of that, {"job", "kill": SIGNAL}. From here: {"hello"}, {"job", "out"|"err": TEXT}, {"job", "status": NUMBER}.
+null for the end of that, {"job", "kill": SIGNAL}. From here: {"hello"}, {"job", "out"|"err": TEXT},
+{"job", "status": NUMBER}. Texts of commands are in base64.
 """
 
 import base64

@@ -17,7 +17,9 @@ def serve(server, device, clients, serial="dmholey0"):
     """Makes `device` of the server a LUN that the clients may log in to; takes a second or two."""
     group = f"{CONFIG}/iscsi/{TARGET}/tpgt_1"
     allowed = " ".join(initiator(node) for node in clients)
+    # The target writes registrations to a file, in each case, and its threads see the root of the first process.
     server.run(f"""set -e
+        mkdir -p /proc/1/root/var/target/pr
         modprobe -a target_core_mod target_core_iblock iscsi_target_mod
         mountpoint -q /sys/kernel/config || mount -t configfs config /sys/kernel/config
         mkdir -p {CONFIG}/iscsi

@@ -377,8 +377,7 @@ def heal(fleet):
 def check(fleet):
     """Nobody has read what it must not; each device, read in full, and the volume itself are as they must be."""
     writer = fleet.writer()
-    for name in fleet.members:
-        fleet.all_read(name)
+    fleet.all_read(*fleet.members)
     fleet.compare_volume(writer)
     for name in fleet.members:
         fleet.go_on(name)

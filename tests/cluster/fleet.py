@@ -269,16 +269,19 @@ key = "tls/{name}.key"
         member = self.members[name]
         return member.node.is_on and member.load is not None and not member.load.ended.is_set()
 
-    def all_read(self, name):
-        """The application stops, compares all of its device, and stays stopped."""
-        member = self.members[name]
-        before = member.log.counts["checks"]
-        member.load.feed("check\n")
-        if not member.log.wait(lambda log: log.counts["checks"] > before, 120 * self.slow):
-            raise Failed(f"{name}: the application does not come to the end of comparing its device")
-        self.look_for_wrong(name)
-        self.counts["views compared"] += 1
-        self.sectors_compared += self.sectors
+    def all_read(self, *names):
+        """The applications stop, compare all of their devices, and stay stopped."""
+        before = {}
+        for name in names:
+            before[name] = self.members[name].log.counts["checks"]
+            self.members[name].load.feed("check\n")
+        for name in names:
+            log = self.members[name].log
+            if not log.wait(lambda log, name=name: log.counts["checks"] > before[name], 120 * self.slow):
+                raise Failed(f"{name}: the application does not come to the end of comparing its device")
+            self.look_for_wrong(name)
+            self.counts["views compared"] += 1
+            self.sectors_compared += self.sectors
 
     def go_on(self, name):
         self.members[name].load.feed("go\n")
@@ -355,8 +358,8 @@ def certificates(folder, names):
     folder = folder / "tls"
     folder.mkdir()
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
-    config = folder / "openssl.cnf"
-    config.write_text("[req]\ndistinguished_name = name\nx509_extensions = ca\n[name]\n[ca]\nbasicConstraints = CA:TRUE\n")
+    sections = "[req]\ndistinguished_name = name\nx509_extensions = ca\n[name]\n[ca]\nbasicConstraints = CA:TRUE\n"
+    (folder / "openssl.cnf").write_text(sections)
 
     def openssl(*words):
         done = subprocess.run(["openssl", *words], cwd=folder, capture_output=True, text=True, check=False)
