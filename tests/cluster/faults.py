@@ -353,6 +353,7 @@ def two_claim(fleet, numbers):
 
 def heal(fleet):
     """All nodes are there again, one of them the writer, the others copiers, each with its application."""
+    fleet.cluster.tell("all is made whole")
     for member in fleet.members.values():
         member.node.port.mute = member.node.port.deaf = False
         member.node.port.delay = 0
@@ -377,6 +378,7 @@ def heal(fleet):
 def check(fleet):
     """Nobody has read what it must not; each device, read in full, and the volume itself are as they must be."""
     writer = fleet.writer()
+    fleet.cluster.tell("all is compared")
     fleet.all_read(*fleet.members)
     fleet.compare_volume(writer)
     for name in fleet.members:
