@@ -70,20 +70,28 @@ def preempted_writer(machines):
     fleet = two_nodes(machines)
     n1, n2 = fleet.node("n1"), fleet.node("n2")
     expect(iscsi.registered(n2, fleet.luns["n2"]) == {iscsi.key(n1), iscsi.key(n2)}, "both are registered")
+    # The application stands still while its first block is written again, as it is.
+    fleet.all_read("n1")
     expect(fleet.write_to_lun("n1"), "the writer can write")
+    # After this the chunk is stable, so that writing it needs no agent.
+    again = f"dd if=/dev/mapper/{NAME} of=/run/block bs=4096 count=1 iflag=direct"
+    again += f" && dd if=/run/block of=/dev/mapper/{NAME} bs=4096 oflag=direct"
+    n1.run(again)
     # As long as its agent stands still nobody but the target acts.
     n1.run("kill -STOP $(pidof dmholeyd)")
     iscsi.preempt(n2, fleet.luns["n2"], n1)
     expect(iscsi.registered(n2, fleet.luns["n2"]) == {iscsi.key(n2)}, "only the copier is registered")
     expect(not fleet.write_to_lun("n1"), "the LUN refuses the old writer")
     expect(fleet.read_lun("n1"), "the old writer can read")
-    log = fleet.members["n1"].log
-    expect(log.wait(lambda log: log.counts["failed"], 60), "a write of its application fails")
+    expect(not n1.attempt(again), "a write to the device of the old writer fails")
     phase = fleet.eventually(30, lambda: phase_of(n1) == "closed" and "closed", "the target is closed")
+    fleet.go_on("n1")
     n1.run("kill -CONT $(pidof dmholeyd)")
     fleet.eventually(60, lambda: fleet.role("n1") == "idle", "n1 steps down")
     told = fleet.members["n1"].said_since(0, "takes no writes from this node")
     expect(told, "the agent of n1 is told that it is fenced")
+    log = fleet.members["n1"].log
+    expect(log.wait(lambda log: log.counts["failed"], 60 * fleet.slow), "the writes of its application fail")
     fleet.takeover("n2", ["n1"])
     fleet.progress("n2", 30)
     fleet.stop_load("n1")
