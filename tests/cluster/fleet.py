@@ -207,7 +207,8 @@ key = "tls/{name}.key"
         while not (result := condition()):
             if time.monotonic() > end:
                 raise Failed(f"did not come true in {seconds * self.slow:.0f} s: {what}")
-            time.sleep(0.1)
+            # To ask costs the node time, too.
+            time.sleep(0.1 * self.slow)
         return result
 
     def roles(self):
