@@ -8,7 +8,7 @@ import json
 import statistics
 import sys
 
-import faults
+from main import tests
 
 PHASES = ("detection", "fencing", "takeover", "merge")
 
@@ -33,9 +33,9 @@ def main(paths):
         timed += report["failover"]
     rows = []
     for name, count in tried.items():
-        function = faults.ALL.get(name.removeprefix("fault/"))
+        function = tests().get(name)
         what = function.__doc__.partition(".")[0].strip() if function else name
-        rows.append((name.removeprefix("fault/"), what, f"{count:,}", f"{failed[name]:,}"))
+        rows.append((name.partition("/")[2], what, f"{count:,}", f"{failed[name]:,}"))
     print(simple(("Fault", "What happens", "Tried", "Failed"), sorted(rows)))
     print()
     print(simple(("Checked", "How often"), [(name, f"{count:,}") for name, count in checked.items()]))
