@@ -172,7 +172,7 @@ impl Control {
             Err(error) => Err(format!("a request is not to be understood: {error}").into()),
         };
         let reply = match done {
-            Ok(status) => Reply::Done(status),
+            Ok(status) => Reply::Done(Box::new(status)),
             Err(Failure::Refused(why)) => Reply::Failed(why),
             Err(Failure::Later(why)) => Reply::Later(why),
         };

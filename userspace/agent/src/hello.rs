@@ -173,14 +173,12 @@ mod tests {
         let same = [peer(2, "n2", "c:1"), peer(1, "n1", "d:1")];
         assert_eq!(digest(all.iter()), digest(same.iter()));
         // As printf '\1\2\0\0\0\0\0\0\0n1\2\2\0\0\0\0\0\0\0n2' | sha256sum says.
-        let hex: String = digest(all.iter())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        assert_eq!(
-            hex,
-            "5e6dbbcdbd92455ec53b53a9e6415b8c1d90d87e112b555c826b4bdfc22e4f35"
-        );
+        let known = [
+            0x5e, 0x6d, 0xbb, 0xcd, 0xbd, 0x92, 0x45, 0x5e, 0xc5, 0x3b, 0x53, 0xa9, 0xe6, 0x41,
+            0x5b, 0x8c, 0x1d, 0x90, 0xd8, 0x7e, 0x11, 0x2b, 0x55, 0x5c, 0x82, 0x6b, 0x4b, 0xdf,
+            0xc2, 0x2e, 0x4f, 0x35,
+        ];
+        assert_eq!(digest(all.iter()), known);
         for other in [
             vec![peer(1, "n1", "a:1")],
             vec![peer(1, "n1", "a:1"), peer(3, "n2", "b:1")],

@@ -61,7 +61,7 @@ pub enum Request {
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     /// It was done; how things are now.
-    Done(Status),
+    Done(Box<Status>),
     /// It was not, and cannot be as things are.
     Failed(String),
     /// It is not yet: that is a matter of time.

@@ -92,8 +92,8 @@ pub fn run(args: &Cluster, output: Output) -> anyhow::Result<Exit> {
         format!("{socket}: no agent answers; is dmholeyd cluster running?")
     })?;
     match reply {
-        Reply::Done(status) if request == Request::Status => output.fact(&status, text)?,
-        Reply::Done(status) => output.done(&status, text)?,
+        Reply::Done(status) if request == Request::Status => output.fact(&*status, text)?,
+        Reply::Done(status) => output.done(&*status, text)?,
         Reply::Failed(why) => return Err(refuse(Exit::Refused, why)),
         Reply::Later(why) => return Err(refuse(Exit::Later, why)),
     }
