@@ -22,6 +22,17 @@ class LunFleet(Fleet):
         super().__init__(machines, seed, count, megabytes=16)
         self.storage = machines.add("storage", [qemu.Disk(self.sectors * 512)])
         self.luns = {}
+        self.preempted = set()
+
+    def fence(self, asker, victim):
+        """Who is fenced itself may fence nobody: it may have slept, and takes the others for dead."""
+        if asker.name in self.preempted:
+            return False, f"{asker.name} is fenced itself"
+        return super().fence(asker, victim)
+
+    def preempt(self, name, victim):
+        self.preempted.add(victim)
+        iscsi.preempt(self.node(name), self.luns[name], self.node(victim))
 
     def begin(self):
         nodes = [member.node for member in self.members.values()]
@@ -79,7 +90,7 @@ def preempted_writer(machines):
     n1.run(again)
     # As long as its agent stands still nobody but the target acts.
     n1.run("kill -STOP $(pidof dmholeyd)")
-    iscsi.preempt(n2, fleet.luns["n2"], n1)
+    fleet.preempt("n2", "n1")
     expect(iscsi.registered(n2, fleet.luns["n2"]) == {iscsi.key(n2)}, "only the copier is registered")
     expect(not fleet.write_to_lun("n1"), "the LUN refuses the old writer")
     expect(fleet.read_lun("n1"), "the old writer can read")
@@ -120,8 +131,7 @@ def phase_of(node):
 def preempted_copier(machines):
     """A copier that is preempted goes on: it keeps what it has to and reads, and cannot write to the LUN."""
     fleet = two_nodes(machines)
-    n1, n2 = fleet.node("n1"), fleet.node("n2")
-    iscsi.preempt(n1, fleet.luns["n1"], n2)
+    fleet.preempt("n1", "n2")
     expect(not fleet.write_to_lun("n2"), "the LUN refuses the copier's writes")
     expect(fleet.read_lun("n2"), "the copier can read the LUN")
     fleet.progress("n1", 30, 50)
