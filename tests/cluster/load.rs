@@ -90,8 +90,17 @@ struct Options {
 
 fn parse() -> Outcome<Options> {
     let mut args = env::args().skip(1);
-    let device = args.next().ok_or("usage: load DEVICE --seed SEED --node NODE --first NUMBER ...")?;
-    let mut options = Options { device, seed: 0, node: 0, first: 1, threads: 4, pause: Duration::from_millis(5) };
+    let device = args
+        .next()
+        .ok_or("usage: load DEVICE --seed SEED --node NODE --first NUMBER ...")?;
+    let mut options = Options {
+        device,
+        seed: 0,
+        node: 0,
+        first: 1,
+        threads: 4,
+        pause: Duration::from_millis(5),
+    };
     while let Some(arg) = args.next() {
         let value = args.next().ok_or(format!("{arg} needs a value"))?;
         let value: u64 = value.parse().map_err(|_| format!("not a number: {value}"))?;
@@ -209,12 +218,17 @@ impl Load {
     fn new(options: Options) -> Outcome<Self> {
         let plain = open(&options.device, 0)?;
         let durable = open(&options.device, O_DSYNC)?;
-        let end = (&plain).seek(io::SeekFrom::End(0)).map_err(|error| format!("{}: {error}", options.device))?;
+        let end = (&plain)
+            .seek(io::SeekFrom::End(0))
+            .map_err(|error| format!("{}: {error}", options.device))?;
         Ok(Self {
             plain,
             durable,
             sectors: end / SECTOR as u64,
-            model: Mutex::new(Model { must: Vec::new(), may: HashMap::new() }),
+            model: Mutex::new(Model {
+                must: Vec::new(),
+                may: HashMap::new(),
+            }),
             taken: Mutex::new(Vec::new()),
             freed: Condvar::new(),
             gate: RwLock::new(()),
@@ -240,10 +254,15 @@ impl Load {
     fn begin(&self) -> Outcome<()> {
         let mut buffer = Buffer::new();
         let mut found = Vec::new();
-        self.read_all(&mut buffer, |sector, bytes| found.push(generation(self.options.seed, sector, bytes)))?;
+        self.read_all(&mut buffer, |sector, bytes| {
+            found.push(generation(self.options.seed, sector, bytes))
+        })?;
         let (mut text, mut start) = (String::new(), 0);
         while start < found.len() {
-            let count = found[start..].iter().take_while(|other| **other == found[start]).count();
+            let count = found[start..]
+                .iter()
+                .take_while(|other| **other == found[start])
+                .count();
             text += &format!("b {start} {count} {}\n", found[start]);
             start += count;
         }
@@ -257,10 +276,12 @@ impl Load {
         while start < self.sectors {
             let count = MOST.min(self.sectors - start);
             let bytes = buffer.sectors(count);
-            self.plain.read_exact_at(bytes, start * SECTOR as u64).map_err(|error| {
-                self.say(&format!("r {start} {count} {}\n", errno(&error)));
-                format!("reading {count} sectors at {start}: {error}")
-            })?;
+            self.plain
+                .read_exact_at(bytes, start * SECTOR as u64)
+                .map_err(|error| {
+                    self.say(&format!("r {start} {count} {}\n", errno(&error)));
+                    format!("reading {count} sectors at {start}: {error}")
+                })?;
             for (sector, bytes) in (start..).zip(bytes.chunks_exact(SECTOR)) {
                 each(sector, bytes);
             }
@@ -285,7 +306,11 @@ impl Load {
 
     /// A place for a request: everywhere, but half of the time in an eighth of the device; half of the time whole chunks.
     fn place(&self, numbers: &mut Numbers) -> (u64, u64) {
-        let room = if numbers.below(2) == 0 { self.sectors / 8 } else { self.sectors };
+        let room = if numbers.below(2) == 0 {
+            self.sectors / 8
+        } else {
+            self.sectors
+        };
         let most = 1 << (1 + numbers.below(u64::from(LARGEST.ilog2())));
         let (mut start, mut count) = (numbers.below(room), 1 + numbers.below(most));
         if numbers.below(2) == 0 {
@@ -385,8 +410,14 @@ impl Load {
         self.stopped.store(true, Ordering::SeqCst);
         let _alone = self.gate.write().unwrap();
         let (mut wrong, mut buffer) = (0, Buffer::new());
-        self.read_all(&mut buffer, |sector, bytes| wrong += u64::from(!self.compare(sector, bytes)))?;
-        self.say(&format!("c {} {wrong} {}\n", self.sectors, self.reads.load(Ordering::Relaxed)));
+        self.read_all(&mut buffer, |sector, bytes| {
+            wrong += u64::from(!self.compare(sector, bytes))
+        })?;
+        self.say(&format!(
+            "c {} {wrong} {}\n",
+            self.sectors,
+            self.reads.load(Ordering::Relaxed)
+        ));
         Ok(())
     }
 
