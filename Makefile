@@ -73,7 +73,7 @@ lint: ## clippy over userspace and module, shellcheck over the scripts; warnings
 doc: ## build the API documentation; warnings are errors
 	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-install: ## install the programs, their pages, and their systemd units: DESTDIR=, PREFIX= (/usr)
+install: ## install the programs, their pages, systemd units and agents for Pacemaker: DESTDIR=, PREFIX= (/usr)
 	@$(CARGO) build --release --locked -p dmholey -p dmholey-agent
 	@scripts/install "$(DESTDIR)" "$(PREFIX)"
 
