@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash disable=SC2034,SC2154
+# What ocf:dmholey:postgres decides on n2, of n1, n2, n3: above all what commits wait for. Sourced by run.
+
+# database STATE: it runs, as a primary or a standby, or does not
+database() {
+    agent=postgres
+    export OCF_RESKEY_CRM_meta_on_node=n2
+    export OCF_RESOURCE_INSTANCE=pg OCF_RESKEY_volume=vol OCF_RESKEY_device=/dev/mapper/data OCF_RESKEY_directory=$FAKE/data
+    export OCF_RESKEY_nodes='n1 n2 n3' OCF_RESKEY_conninfo='host=n1,n2,n3' OCF_RESKEY_sockets=$FAKE OCF_RESKEY_log=$FAKE/pg.log
+    mkdir -p "$FAKE/data/data/pg_replslot/old"
+    touch "$FAKE/data/data/PG_VERSION" "$FAKE/data/data/postmaster.pid"
+    rm -f "$FAKE"/node.* "$FAKE"/sync.*
+    rm -f "$FAKE/mounted" "$FAKE/recovering"
+    case $1 in
+    primary) echo f >"$FAKE/recovering" ;;
+    standby) echo t >"$FAKE/recovering" ;;
+    *) return 0 ;;
+    esac
+    touch "$FAKE/mounted"
+}
+
+# What other tests have is not for them.
+volume_again() {
+    agent=volume
+    export OCF_RESOURCE_INSTANCE=vol
+}
+
+copiers_are() { for name in "$@"; do echo copier >"$FAKE/node.$name"; done; }
+stream() { printf '%s\n' "$@" >"$FAKE/streaming"; }
+waits_for() { printf '%s' "$1" >"$FAKE/required"; }
+promotable() { for name in "$@"; do echo 1 >"$FAKE/sync.$name"; done; }
+
+test_postgres_meta_data() {
+    database none
+    act meta-data 0
+    act dance 3
+    act validate-all 0
+    OCF_RESKEY_conninfo='' act validate-all 6
+    volume_again
+}
+
+test_postgres_start() {
+    database none
+    act monitor 7
+    act start 0
+    did 'mount,pg_ctl start'
+    expect 'a slot of the old primary' "$(ls "$FAKE/data/data/pg_replslot")" ''
+    expect 'the old process number' "$(ls "$FAKE/data/data/postmaster.pid" 2>/dev/null)" ''
+    expect 'it is a standby' "$(basename "$FAKE"/data/data/standby.signal)" standby.signal
+    score 100
+    act stop 0
+    did 'pg_ctl stop,umount'
+    volume_again
+}
+
+test_postgres_waits_for_who_streams() {
+    local old='FIRST 1 ("n1")' both='FIRST 2 ("n1", "n3")'
+    database primary
+    copiers_are n1 n3
+    stream n1
+    # Commits wait from now on; it may be promoted when it has all from before.
+    act monitor 8
+    did "ALTER SYSTEM $old,reload,n1 sync 1"
+    waits_for "$old"
+    promotable n1
+    act monitor 8
+    did ''
+    stream n1 n3
+    touch "$FAKE/lags"
+    act monitor 8
+    did "ALTER SYSTEM $both,reload"
+    rm "$FAKE/lags"
+    waits_for "$both"
+    act monitor 8
+    did 'n3 sync 1'
+    volume_again
+}
+
+test_postgres_goes_on_without_who_is_fenced() {
+    database primary
+    copiers_are n1 n3
+    promotable n1 n3
+    stream n3
+    waits_for 'FIRST 2 ("n1", "n3")'
+    # Its stream has broken: it may come back.
+    act monitor 8
+    did ''
+    # It is lost, and so is all that Pacemaker knew of it; it may be this part that gets fenced.
+    rm "$FAKE/node.n1" "$FAKE/sync.n1"
+    nodes n1:lost n2 n3
+    act monitor 8
+    did ''
+    nodes n1:fenced n2 n3
+    echo 0 >"$FAKE/quorum"
+    act monitor 8
+    did ''
+    echo 1 >"$FAKE/quorum"
+    act monitor 8
+    did 'n1 sync 0,ALTER SYSTEM FIRST 1 ("n3"),reload'
+    # One that has lost its view cannot be promoted, either.
+    waits_for 'FIRST 1 ("n3")'
+    echo idle >"$FAKE/node.n3"
+    act monitor 8
+    did 'n3 sync 0,ALTER SYSTEM ,reload'
+    volume_again
+}
+
+test_postgres_promote() {
+    database standby
+    copiers_are n3
+    promotable n2 n3
+    # What its own configuration says is as old as its view.
+    waits_for 'FIRST 1 ("n2")'
+    act promote 0
+    did 'ALTER SYSTEM FIRST 1 ("n3"),reload,n2 sync 0,pg_ctl promote,slot n1,slot n3'
+    score 1000
+    act promote 0
+    did 'slot n1,slot n3'
+    act demote 0
+    did 'pg_ctl stop,umount'
+    volume_again
+}
+
+test_postgres_that_cannot_follow() {
+    local look
+    database standby
+    echo writer >"$FAKE/node.n1"
+    touch "$FAKE/alone"
+    for look in 1 2 3; do act monitor 0; done
+    act monitor 1
+    rm "$FAKE/mounted" "$FAKE/recovering"
+    is copier
+    act start 0
+    did 'recycle,mount,pg_ctl start'
+    # It says so itself.
+    echo 'new timeline 2 forked off current database system timeline 1 before current recovery point' >>"$FAKE/pg.log"
+    act monitor 1
+    rm "$FAKE/mounted" "$FAKE/recovering"
+    act start 0
+    did 'recycle,mount,pg_ctl start'
+    # What it said before it began anew does not count.
+    act monitor 0
+    volume_again
+}

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+# What ocf:dmholey:volume decides on n2, of n1, n2, n3. Sourced by run.
+
+test_meta_data() {
+    act meta-data 0
+    grep -q '<resource-agent name="volume"' "$FAKE/said" || expect 'meta-data has' '' 'a resource-agent'
+    act dance 3
+    is idle
+    act validate-all 0
+    rm "$FAKE/cluster.toml"
+    act validate-all 5
+}
+
+test_start() {
+    is idle
+    then_is join copier
+    act start 0
+    did join
+    tells copier
+    score 100
+    # Once more: nothing to do.
+    act start 0
+    did ''
+}
+
+test_start_without_writer() {
+    rm "$FAKE/node.n1"
+    is idle
+    act start 0
+    did ''
+    tells idle
+    score 5
+}
+
+test_start_while_it_merges() {
+    is idle
+    then_is join joining
+    fails join 'after 10 s it is still joining; it goes on'
+    act start 0
+    did join
+    tells idle
+}
+
+test_start_that_cannot_join() {
+    is idle
+    fails join 'the COW device is gone'
+    act start 1
+}
+
+test_start_of_an_open_device() {
+    is idle
+    echo 1 >"$FAKE/open"
+    act start 1
+    did ''
+}
+
+test_start_runs_the_daemon() {
+    says idle >"$FAKE/starts"
+    rm "$FAKE/node.n1"
+    act start 0
+    did daemon
+    act monitor 0
+    act stop 0
+    tells stopped
+    expect 'the daemon' "$([ -f "$FAKE/status" ] && echo runs)" ''
+    act monitor 7
+}
+
+test_start_of_a_daemon_that_does_not() {
+    OCF_RESKEY_CRM_meta_timeout=2000 act start 1
+    OCF_RESKEY_daemon=false OCF_RESKEY_CRM_meta_timeout=1000 act start 1
+    did ''
+}
+
+test_wrong_node() {
+    sed -i 's/"n2"/"n9"/' "$FAKE/cluster.toml"
+    is idle
+    act start 6
+}
+
+test_probe() {
+    export OCF_RESKEY_CRM_meta_interval=0
+    act monitor 7
+    tells stopped
+    is idle
+    act monitor 7
+    is copier
+    act monitor 0
+    tells copier
+    is writer
+    act monitor 8
+    score 1000
+    rm "$FAKE/status" "$FAKE"/tmp/*
+    target holey-copier
+    act monitor 1
+    target holey-merge
+    act monitor 9
+    export OCF_RESKEY_CRM_meta_interval=10000
+}
+
+test_monitor() {
+    seen copier
+    is copier
+    act monitor 0
+    did ''
+    seen writer
+    is writer true
+    target holey-merge
+    act monitor 8
+    # A writer whose agent was started again.
+    is claiming
+    target holey-writer
+    act monitor 8
+    is claiming
+    target holey-copier
+    act monitor 0
+}
+
+test_monitor_joins() {
+    seen idle
+    is idle
+    then_is join copier
+    act monitor 0
+    did join
+    tells copier
+    # Not if there is nobody to join, nor when a probe asks.
+    seen idle
+    is idle
+    rm "$FAKE/node.n1"
+    act monitor 0
+    did ''
+}
+
+test_monitor_of_a_lost_overlay() {
+    seen copier
+    is idle
+    act monitor 1
+    did ''
+    tells idle
+    # And of a writer that was fenced.
+    seen writer
+    act monitor 9
+    did ''
+}
+
+test_monitor_of_a_dead_daemon() {
+    seen writer
+    target holey-writer
+    act monitor 9
+    seen copier
+    target holey-copier
+    act monitor 1
+    seen idle
+    target error
+    act monitor 1
+}
+
+test_promote() {
+    seen copier
+    is copier
+    nodes n1:fenced n2 n3
+    rm "$FAKE/node.n1"
+    then_is takeover writer true
+    act promote 0
+    did 'remembers n2,takeover --fenced n1'
+    tells writer
+    score 1000
+    remembered n2
+    # The merge has ended.
+    is writer
+    act monitor 8
+    did 'forgets dmholey-vol-merging'
+    remembered ''
+}
+
+test_promote_knows_who_is_fenced() {
+    seen copier
+    is copier
+    then_is takeover writer true
+    nodes n1:lost n2 n3
+    act promote 0
+    did 'remembers n2,takeover'
+    # Stopped in order, by its own word.
+    is copier
+    then_is takeover writer true
+    nodes n1 n2 n3
+    echo stopped >"$FAKE/node.n1"
+    act promote 0
+    did 'takeover --fenced n1'
+}
+
+test_promote_trusts_nobody_without_fencing() {
+    seen idle
+    is idle
+    nodes n1:fenced n2 n3:fenced
+    echo false >"$FAKE/property.stonith-enabled"
+    then_is takeover writer
+    act promote 0
+    did takeover
+    rm "$FAKE/property.stonith-enabled"
+    echo 0 >"$FAKE/quorum"
+    is idle
+    then_is takeover writer
+    act promote 0
+    did takeover
+    echo 1 >"$FAKE/quorum"
+    is idle
+    then_is takeover writer
+    act promote 0
+    did 'takeover --fenced n1 --fenced n3'
+}
+
+test_promote_of_who_is_nothing() {
+    seen idle
+    is idle
+    rm "$FAKE/node.n1"
+    then_is takeover writer
+    act promote 0
+    did takeover
+    remembered ''
+    # Not while the volume is half of somebody's overlay.
+    seen idle
+    is idle
+    echo n3 >"$FAKE/property.dmholey-vol-merging"
+    act promote 1
+    did ''
+    act monitor 0
+    score -INFINITY
+    # But if it is its own.
+    echo n3 n2 >"$FAKE/property.dmholey-vol-merging"
+    act monitor 0
+    score 50
+    then_is takeover writer true
+    act promote 0
+    did 'takeover --half-merged n2'
+    remembered 'n3 n2'
+}
+
+test_promote_over_a_half_merged_one() {
+    seen copier
+    is copier
+    nodes n1:fenced n2 n3
+    echo n1 >"$FAKE/property.dmholey-vol-merging"
+    fails takeover 'another claim goes before'
+    act promote 1
+    did 'remembers n1 n2,takeover --fenced n1,remembers n1'
+    rm "$FAKE/fails.takeover"
+    then_is takeover writer true
+    act promote 0
+    remembered 'n1 n2'
+}
+
+test_promote_waits_for_the_fenced() {
+    seen copier
+    is copier
+    nodes n1:fenced n2 n3
+    then_is takeover claiming false n1
+    fails takeover 'after 5 s it is still claiming, and waits for n1; it goes on'
+    then_is evict writer true
+    act promote 0
+    did 'remembers n2,takeover --fenced n1,evict n1 --fenced'
+}
+
+test_promote_gives_up() {
+    seen copier
+    is copier
+    then_is takeover claiming false n3
+    fails takeover 'after 5 s it is still claiming, and waits for n3; it goes on'
+    then_is demote copier
+    OCF_RESKEY_CRM_meta_timeout=7000 act promote 1
+    did 'remembers n2,takeover,demote,forgets dmholey-vol-merging'
+    remembered ''
+}
+
+test_promote_twice() {
+    seen writer
+    is writer
+    act promote 0
+    did ''
+}
+
+test_demote() {
+    seen writer
+    is writer
+    then_is demote idle
+    act demote 0
+    did demote
+    tells idle
+    act demote 0
+    did ''
+    rm "$FAKE/status" "$FAKE"/tmp/*
+    act demote 7
+    # A dead daemon's device is ended all the same.
+    target holey-writer
+    act demote 0
+    did 'dmsetup suspend,dmsetup load,dmsetup resume'
+}
+
+test_stop() {
+    seen copier
+    is copier
+    then_is leave idle
+    OCF_RESKEY_daemon=false act stop 0
+    did leave
+    tells stopped
+    seen writer
+    is writer
+    then_is demote idle
+    act stop 0
+    did demote
+    rm "$FAKE/status"
+    target holey-copier
+    act stop 0
+    did 'dmsetup suspend,dmsetup load,dmsetup resume'
+    act stop 0
+    did ''
+    seen writer
+    is writer
+    fails demote 'no'
+    act stop 1
+    tells stopped
+}
+
+# notice TYPE-OPERATION
+notice() { OCF_RESKEY_CRM_meta_notify_type=${1%-*} OCF_RESKEY_CRM_meta_notify_operation=${1#*-} act notify 0; }
+
+test_notify() {
+    seen idle
+    is idle
+    then_is join copier
+    notice post-promote
+    did join
+    tells copier
+    notice pre-stop
+    did ''
+    seen writer
+    is writer false n3
+    notice post-stop
+    did ''
+    nodes n1 n2 n3:lost
+    notice post-stop
+    did ''
+    nodes n1 n2 n3:fenced
+    notice post-stop
+    did 'evict n3 --fenced'
+    act monitor 8
+    did 'evict n3 --fenced'
+}
