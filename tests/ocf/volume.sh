@@ -45,13 +45,13 @@ test_start_while_it_merges() {
 test_start_that_cannot_join() {
     is idle
     fails join 'the COW device is gone'
-    act start 1
+    OCF_RESKEY_CRM_meta_timeout=9000 act start 1
 }
 
 test_start_of_an_open_device() {
     is idle
     echo 1 >"$FAKE/open"
-    act start 1
+    OCF_RESKEY_CRM_meta_timeout=8000 act start 1
     did ''
 }
 
