@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 import cluster
+import engine
 import faults
 import fleet
 import lun
@@ -20,7 +21,7 @@ FIRST_SEED = 1
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="scripts/vm/cluster test",
-        description="Test clusters of virtual machines: faults under load on a shared disk, and reservations on a LUN. "
+        description="Test clusters of virtual machines: faults under load on a shared disk, reservations on a LUN, Pacemaker. "
         "Without arguments, what takes some minutes.",
         epilog="A fault of a round is drawn from the seed, after all have had their turn. The last line is the sum.",
         allow_abbrev=False,
@@ -41,20 +42,26 @@ def parse(argv):
 def tests():
     """All tests: name, what it shows."""
     named = {f"fault/{name}": function for name, function in faults.ALL.items()}
-    return named | {f"lun/{name}": function for name, function in lun.ALL.items()}
+    return named | singles()
+
+
+def singles():
+    """Those that have a cluster of their own."""
+    named = {f"lun/{name}": function for name, function in lun.ALL.items()}
+    return named | {f"engine/{name}": function for name, function in engine.ALL.items()}
 
 
 def chosen(options):
-    """The faults of this run, and the tests of LUNs."""
+    """The faults of this run, and the tests that have a cluster of their own."""
     names = [name for name in tests() if not options.texts or any(text in name for text in options.texts)]
-    luns = [name.removeprefix("lun/") for name in names if name.startswith("lun/")]
+    alone = [name for name in names if name in singles()]
     pool = [name.removeprefix("fault/") for name in names if name.startswith("fault/")]
     if options.rounds is None:
-        return (pool if options.texts else faults.QUICK), luns
+        return (pool if options.texts else faults.QUICK), alone
     numbers, drawn = random.Random(options.seed), []
     while pool and len(drawn) < options.rounds:
         drawn += numbers.sample(pool, len(pool))
-    return drawn[: options.rounds], luns if options.texts else []
+    return drawn[: options.rounds], alone if options.texts else []
 
 
 class Session:
@@ -151,18 +158,18 @@ def keep_logs(folder, nodes):
             (Path(folder) / f"{member.name}.agent.log").write_text(text)
 
 
-def run_luns(session, names):
+def run_singles(session, names):
     for name in names:
         began = time.monotonic()
         try:
             with session.machines() as machines:
-                details = lun.ALL[name](machines)
+                details = singles()[name](machines)
                 reports = machines.reports()
                 if reports:
                     raise cluster.Failed("a kernel reports:\n" + "\n".join(reports))
-            session.note(f"lun/{name}", began, None, details)
+            session.note(name, began, None, details)
         except Exception as error:
-            session.note(f"lun/{name}", began, explain(error))
+            session.note(name, began, explain(error))
 
 
 def table(session):
@@ -186,13 +193,13 @@ def main(argv):
         for name, function in tests().items():
             print(f"{name}: {function.__doc__.strip()}")
         return 0
-    names, luns = chosen(options)
-    if not names and not luns:
+    names, alone = chosen(options)
+    if not names and not alone:
         print("no test has that in its name (--list tells the names)", file=sys.stderr)
         return 2
     session = Session(options)
     run_faults(session, names)
-    run_luns(session, luns)
+    run_singles(session, alone)
     rows = table(session)
     failed = sum(row["failed"] for row in rows.values())
     if options.json:
