@@ -9,7 +9,7 @@ use crate::config::recycle::Policy;
 use crate::control::Control;
 use crate::kernel::memory::age;
 use crate::kernel::memory::Recycling;
-use dmholey::dm::status::State;
+use dmholey::dm::status::Usage;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::event::RoleName;
 use rustix::process::kill_process_group;
@@ -59,12 +59,16 @@ async fn due(control: &Control, policy: &Policy) -> Option<&'static str> {
         return None;
     }
     let overlay = control.observe().await.overlay;
-    let used = overlay.and_then(|usage| State::Ok(usage).percent());
-    if matches!((used, policy.above), (Some(used), Some(most)) if used > most) {
+    if matches!((overlay, policy.above), (Some(usage), Some(most)) if is_above(usage, most)) {
         return Some("size");
     }
     let age = age(&control.config.state);
     matches!((age, policy.after), (Some(age), Some(most)) if age > most).then_some("age")
+}
+
+/// Whether an overlay takes up more than so many percent of its COW device.
+fn is_above(usage: Usage, percent: f64) -> bool {
+    usage.allocated as f64 * 100.0 > percent * usage.total as f64
 }
 
 /// An agent of this node has ended on the way: the application waits for its device.
