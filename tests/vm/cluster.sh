@@ -285,9 +285,9 @@ END
         agent $node
         at $node join
     done
-    # Each time there is more in it than two fifths of the device: three times in all what it holds.
-    while [ "$(started_over n2)" -lt 8 ] || [ "$(started_over n3)" -lt 8 ]; do
-        scribble n1 disk $((++round)) --ops 40 --max 16
+    # Each time there is more in it than two fifths of the device: twice in all what it holds.
+    while [ "$(started_over n2)" -lt 5 ] || [ "$(started_over n3)" -lt 5 ]; do
+        scribble n1 disk $((++round)) --ops 40 --max 32
         eventually 60 has_room n2
         eventually 60 has_room n3
     done
