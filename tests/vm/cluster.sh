@@ -119,7 +119,7 @@ cluster() {
 }
 
 # Copiers keep their views under load and write what is their own; a node that leaves and joins sees what is there then.
-# limit: 120
+# limit: 200
 # set: main
 t_copiers() {
     cluster
@@ -148,7 +148,7 @@ t_copiers() {
 
 # The writer loses its power; a copier takes its place with all that it has written, the other goes on, and the old
 # one comes back as a copier.
-# limit: 120
+# limit: 200
 # set: main
 t_takeover() {
     cluster
@@ -177,7 +177,7 @@ is_settled() { [ "$(fact $1 .merging)" = false ]; }
 
 # A writer that is stopped for a while, was fenced meanwhile and goes on: nothing of it reaches the volume, and it steps
 # down.
-# limit: 120
+# limit: 200
 # set: main
 t_zombie() {
     cluster
@@ -195,7 +195,7 @@ t_zombie() {
 }
 
 # Agents are killed under load and start anew: the devices go on, and so does what they waited for.
-# limit: 120
+# limit: 200
 # set: main
 t_agents_die() {
     local node load
@@ -217,7 +217,7 @@ t_agents_die() {
 }
 
 # A copier that is silent is fenced by the command of the configuration, and the writer goes on.
-# limit: 120
+# limit: 200
 t_silent_copier() {
     cluster
     kill_agent n1 TERM
@@ -248,7 +248,7 @@ END
 }
 
 # A copier whose COW device is full leaves; the writer and the other copier go on.
-# limit: 120
+# limit: 200
 t_full_copier() {
     cluster
     at n3 leave
@@ -264,7 +264,7 @@ t_full_copier() {
 
 # Copiers with small COW devices survive writes of several times their size, as each starts over when it is due: one at a
 # time, with its application told before and after.
-# limit: 240
+# limit: 400
 t_recycled() {
     local node round=1
     cluster
@@ -330,7 +330,7 @@ metrics() {
 }
 
 # An agent is killed while its node starts over: the next one goes on where it was.
-# limit: 120
+# limit: 200
 t_recycling_goes_on() {
     cluster
     kill_agent n2 TERM
@@ -357,7 +357,7 @@ END
 went_on() { [ "$(tr '\n' ' ' <$WORK/hooks)" = 'drain resume resume ' ]; }
 
 # The new writer loses its power during the merge: it, or a copier, takes up where it was.
-# limit: 120
+# limit: 200
 t_half_merged() {
     cluster
     scribble n2 n2 2 --ops 200 --max 64
@@ -387,7 +387,7 @@ t_half_merged() {
 }
 
 # A claim that waits in vain is taken back.
-# limit: 120
+# limit: 200
 t_claim_taken_back() {
     cluster
     at n1 demote
@@ -402,7 +402,7 @@ t_claim_taken_back() {
 }
 
 # The kernel refuses to make a copier the writer's, and does it later: the overlay is what it was.
-# limit: 120
+# limit: 200
 t_promotion_refused() {
     cluster
     scribble n2 n2 2 --ops 100 --max 64
@@ -440,7 +440,7 @@ status_is() {
 }
 
 # A node that is connected and answers nothing to a claim is fenced by the command, as one that is gone.
-# limit: 120
+# limit: 200
 t_deaf_node() {
     cluster
     kill_agent n2 TERM
@@ -466,7 +466,7 @@ END
 connected() { [ "$(fact $1 ".peers[] | select(.node == \"$2\") | .connected")" = true ]; }
 
 # What is asked in vain is answered.
-# limit: 120
+# limit: 200
 t_refusals() {
     cluster
     contains "$(fails dmholey cluster --socket $FOLDER/n1.sock join)" 'has another role already'
