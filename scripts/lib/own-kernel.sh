@@ -108,7 +108,7 @@ build_debug_kernel() {
     unpack_source "$HOLEY_SCRATCH"/unpacked/usr/src/linux-source-*.tar.xz "$build" all
     rm -rf "$debs" "$HOLEY_SCRATCH/unpacked"
     configure_kernel "$build" "$build" "$@"
-    say "building the debug kernel (once; about ten minutes on two cores)"
+    say "building the debug kernel (once; about half an hour on two cores)"
     compile_kernel "$build" "$build" "$HOLEY_SCRATCH/modules"
     finish_kernel "$HOLEY_SCRATCH" "$build" "Debian's source $version with scripts/vm/debug.config"
     thin_out "$build"
