@@ -272,19 +272,13 @@ impl Target for WriterTarget {
         if let Some(buffer) = buffer.filter(|buffer| !buffer.is_idle()) {
             return self.map_over(buffer, bio);
         }
-        let (start, sectors) = (bio.sector(), u64::from(bio.sectors()));
+        let start = bio.sector();
         if !bio.is_write() || bio.is_flush() {
             return bio.remap(&writer.device, start);
         }
-        // Counted first: see `remote.rs`.
-        let ticket = writer.remote.enter();
-        if writer.origin.is_clear(start, sectors) {
-            let tag = bio.data();
-            tag.role = Role::Tracked;
-            tag.epoch = ticket.to_raw();
+        if writer.let_through(&mut bio) {
             return bio.remap(&writer.device, start);
         }
-        writer.remote.leave(ticket);
         self.map_later(buffer, bio)
     }
 
@@ -399,16 +393,8 @@ impl WriterTarget {
         }
         bio.shorten(MOST_LOOKED_UP);
         let sectors = u64::from(bio.sectors());
-        if !buffer.overlaps(start, sectors) {
-            // Counted first: see `remote.rs`.
-            let ticket = writer.remote.enter();
-            if writer.origin.is_clear(start, sectors) {
-                let tag = bio.data();
-                tag.role = Role::Tracked;
-                tag.epoch = ticket.to_raw();
-                return bio.remap(&writer.device, start);
-            }
-            writer.remote.leave(ticket);
+        if !buffer.overlaps(start, sectors) && writer.let_through(&mut bio) {
+            return bio.remap(&writer.device, start);
         }
         self.map_later(Some(buffer), bio)
     }
@@ -478,6 +464,20 @@ impl WriterTarget {
 }
 
 impl Writer {
+    /// Whether a write may go at once: then it is counted, until it ends.
+    fn let_through(&self, bio: &mut NewBio<Tag>) -> bool {
+        // Counted first: see `remote.rs`.
+        let ticket = self.remote.enter();
+        if !self.origin.is_clear(bio.sector(), u64::from(bio.sectors())) {
+            self.remote.leave(ticket);
+            return false;
+        }
+        let tag = bio.data();
+        tag.role = Role::Tracked;
+        tag.epoch = ticket.to_raw();
+        true
+    }
+
     fn new(device: Device, line: WriterLine, sectors: u64) -> Result<Arc<Self>> {
         let origin = Origin::get(device.number())?;
         let bytes = u64::from(device.block_sectors()).saturating_mul(SECTOR_SIZE);
