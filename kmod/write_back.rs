@@ -14,7 +14,7 @@
 //! | a write | overlaps what it cannot replace | waits ([`WriteBack::park`]) |
 //! | a read | overlaps | gets the overlap from memory, in pieces |
 //! | a flush | finds something | waits until that has landed, and fails if something was lost |
-//! | the sweep | chunks have become stable | sends what may go, asks for what was not asked for |
+//! | the sweep | chunks have become stable, or a part of a block has landed | sends what may go, asks for what was not asked for |
 //! | the attendance | something has landed | lets go who has waited for it |
 //!
 //! Sweep and attendance are work of a target that drives the volume (`remote.rs`).
@@ -116,6 +116,15 @@ pub(crate) enum Flushed {
     Kept,
     /// Something was lost.
     Failed(Bio),
+}
+
+/// What there is to do when a write to the volume has ended.
+#[derive(Default)]
+struct Landed {
+    /// The same blocks hold more, which could not go with it.
+    left: bool,
+    /// Somebody waits.
+    waited_for: bool,
 }
 
 impl WriteBack {
@@ -428,17 +437,20 @@ impl WriteBack {
         Some((bio, state.failed))
     }
 
-    /// A write to the volume has ended. Says whether somebody waits here. Any context.
-    fn landed(&self, piece: Piece, done: bool) -> bool {
+    /// A write to the volume has ended. Any context.
+    fn landed(&self, piece: Piece, done: bool) -> Landed {
         let mut state = self.state.lock();
-        state.buffer.land(piece);
+        let left = state.buffer.land(piece);
         if done {
             state.written += piece.sectors;
         } else {
             state.lose(piece.sectors);
         }
         self.measure(&state);
-        !state.flushes.is_empty() || !state.behind.is_empty()
+        Landed {
+            left,
+            waited_for: !state.flushes.is_empty() || !state.behind.is_empty(),
+        }
     }
 
     fn measure(&self, state: &State) {
@@ -486,12 +498,15 @@ impl WriteJob for Flight {
         if !done {
             remote.say_lost(self.piece.sectors);
         }
-        let waited_for = remote
+        let landed = remote
             .buffer()
-            .is_some_and(|buffer| buffer.landed(self.piece, done));
+            .map_or_else(Landed::default, |buffer| buffer.landed(self.piece, done));
         remote.leave(self.ticket);
         remote.nudge();
-        if waited_for {
+        if landed.left {
+            remote.sweep();
+        }
+        if landed.waited_for {
             remote.attend();
         }
     }

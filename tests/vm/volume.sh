@@ -356,6 +356,14 @@ t_write_back() {
     check disk disk
     check writer disk
     check one one
+    # Two pieces of one block go one after the other, and nothing else happens then.
+    tell epoch >/dev/null
+    tell hold
+    fill writer disk 5 --from 800 --count 1
+    fill writer disk 5 --from 802 --count 1
+    tell release
+    sync $D/writer
+    check disk disk
 }
 
 held_some() { [ "$(figure 5)" -gt 0 ]; }
