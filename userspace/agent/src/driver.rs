@@ -6,6 +6,7 @@
 //! without waiting: if one is full its stream is given up, and the next stream begins with what is still of interest.
 //! So no peer can make it wait, or take more memory than the limits allow.
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::link::Event;
 use crate::link::Outgoing;
@@ -32,7 +33,6 @@ use dmholey_cluster::node::Node;
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
-use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::interval;
@@ -203,7 +203,7 @@ pub fn queues() -> (Inlets, Queues) {
 struct Link {
     number: u64,
     outgoing: Outgoing,
-    since: Instant,
+    since: Duration,
 }
 
 /// A node, and all that it speaks with.
@@ -219,10 +219,10 @@ pub struct Driver<T> {
     queues: Queues,
     role: RoleName,
     /// Since when it is that.
-    since: Instant,
+    since: Duration,
     /// Those that were reported to keep a claim waiting.
     awaited: NodeSet,
-    started: Instant,
+    clock: Clock,
     tick: Duration,
     patience: Duration,
 }
@@ -263,9 +263,10 @@ impl<T: Target> Driver<T> {
             reports,
             queues,
             role: RoleName::Idle,
-            since: Instant::now(),
+            since: Duration::ZERO,
             awaited: NodeSet::EMPTY,
-            started: Instant::now(),
+            // Twice what is between two ticks, or more.
+            clock: Clock::new(config.patience / 4),
             tick: config.beat / 4,
             patience: config.patience,
         };
@@ -332,7 +333,7 @@ impl<T: Target> Driver<T> {
                 let link = Link {
                     number,
                     outgoing,
-                    since: Instant::now(),
+                    since: self.clock.now(),
                 };
                 if self.links.insert(peer, link).is_some() {
                     self.down(peer)?;
@@ -388,13 +389,13 @@ impl<T: Target> Driver<T> {
 
     fn input(&mut self, input: Input) -> io::Result<()> {
         let mut actions = Vec::new();
-        let now = self.started.elapsed();
+        let now = self.clock.now();
         self.node.handle(input, now, &mut actions);
         self.act(actions)?;
         let role = self.node.role();
         let before = std::mem::replace(&mut self.role, role);
         if before != role {
-            self.since = Instant::now();
+            self.since = now;
             self.count(before, role);
             self.awaited = NodeSet::EMPTY;
             info!(role = ?role, ballot = %self.node.ballot(), "role");
@@ -423,12 +424,13 @@ impl<T: Target> Driver<T> {
         let Some(ballot) = self.node.claim_ballot() else {
             return;
         };
-        if self.since.elapsed() < patience {
+        let now = self.clock.now();
+        if now.saturating_sub(self.since) < patience {
             return;
         }
         for node in self.node.waiting().without(self.awaited).iter() {
             let asked = self.links.get(&node);
-            if asked.is_none_or(|link| link.since.elapsed() >= patience) {
+            if asked.is_none_or(|link| now.saturating_sub(link.since) >= patience) {
                 let name = self.names.name(node);
                 warn!("{name} does not answer; the claim waits for it");
                 self.awaited.insert(node);

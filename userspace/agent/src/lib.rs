@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+mod clock;
 pub mod config;
 pub mod control;
 pub mod driver;
