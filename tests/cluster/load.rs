@@ -30,8 +30,18 @@
 
 #[path = "../vm/numbers.rs"]
 mod numbers;
+#[path = "../vm/sectors.rs"]
+mod sectors;
 
 use numbers::Numbers;
+use sectors::head;
+use sectors::stamp;
+use sectors::Buffer;
+use sectors::MOST;
+use sectors::O_DIRECT;
+use sectors::O_DSYNC;
+use sectors::RECORD;
+use sectors::SECTOR;
 use std::collections::HashMap;
 use std::env;
 use std::fs::File;
@@ -52,18 +62,12 @@ use std::sync::RwLock;
 use std::thread;
 use std::time::Duration;
 
-const SECTOR: usize = 512;
-const RECORD: usize = 32;
-/// Largest single request, in sectors.
-const MOST: u64 = 2048;
 /// Largest request of the load.
 const LARGEST: u64 = 64;
 /// What was not written by such a program.
 const GARBAGE: u32 = u32::MAX;
 /// Generations of a node.
 const PER_NODE: u64 = 100_000_000;
-const O_DIRECT: i32 = 0o40000;
-const O_DSYNC: i32 = 0o10000;
 /// How long nothing is done after an error: a device that is gone is not asked without a pause.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
 
@@ -116,40 +120,13 @@ fn parse() -> Outcome<Options> {
     Ok(options)
 }
 
-/// Memory that O_DIRECT takes.
-struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Buffer {
-    fn new() -> Self {
-        let bytes = vec![0; MOST as usize * SECTOR + 4096];
-        let start = bytes.as_ptr().align_offset(4096);
-        Self { bytes, start }
-    }
-
-    fn sectors(&mut self, count: u64) -> &mut [u8] {
-        &mut self.bytes[self.start..][..count as usize * SECTOR]
-    }
-}
-
-fn fill(seed: u64, start: u64, generation: u32, out: &mut [u8]) {
-    for (sector, place) in (start..).zip(out.chunks_exact_mut(SECTOR)) {
-        let record = format!("{:08x} {sector:012} {generation:09}\n", seed as u32);
-        for place in place.chunks_exact_mut(RECORD) {
-            place.copy_from_slice(record.as_bytes());
-        }
-    }
-}
-
 /// The generation of a sector that was read.
 fn generation(seed: u64, sector: u64, bytes: &[u8]) -> u32 {
     if bytes.iter().all(|byte| *byte == 0) {
         return 0;
     }
     let record = &bytes[..RECORD];
-    let head = format!("{:08x} {sector:012} ", seed as u32);
+    let head = head(seed, sector);
     let whole = bytes.chunks_exact(RECORD).all(|other| other == record);
     match std::str::from_utf8(record) {
         Ok(text) if whole && text.starts_with(&head) => text[head.len()..].trim_end().parse().unwrap_or(GARBAGE),
@@ -345,7 +322,9 @@ impl Load {
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         let generation = (self.options.node * PER_NODE + number) as u32;
         let bytes = buffer.sectors(count);
-        fill(self.options.seed, start, generation, bytes);
+        for (sector, place) in (start..).zip(bytes.chunks_exact_mut(SECTOR)) {
+            stamp(self.options.seed, sector, generation, place);
+        }
         self.say(&format!("w {generation} {start} {count} {}\n", i32::from(durable)));
         let file = if durable { &self.durable } else { &self.plain };
         let done = file.write_all_at(bytes, start * SECTOR as u64);

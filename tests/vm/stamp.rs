@@ -20,8 +20,16 @@
 //! The seed comes from the environment variable `STAMP_SEED`.
 
 mod numbers;
+mod sectors;
 
 use numbers::Numbers;
+use sectors::stamp;
+use sectors::Buffer;
+use sectors::MOST;
+use sectors::O_DIRECT;
+use sectors::O_DSYNC;
+use sectors::RECORD;
+use sectors::SECTOR;
 use std::env;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -34,14 +42,8 @@ use std::sync::atomic::Ordering;
 use std::sync::Mutex;
 use std::thread;
 
-const SECTOR: usize = 512;
-const RECORD: usize = 32;
-/// Largest single request, in sectors.
-const MOST: u64 = 2048;
 /// The generation of a sector that may hold anything.
 const UNKNOWN: u32 = u32::MAX;
-const O_DIRECT: i32 = 0o40000;
-const O_DSYNC: i32 = 0o10000;
 
 type Outcome<T> = Result<T, String>;
 
@@ -125,36 +127,6 @@ fn parse(args: Vec<String>) -> Outcome<(Options, Vec<String>)> {
 
 fn number<T: std::str::FromStr>(text: &str) -> Outcome<T> {
     text.parse().map_err(|_| format!("not a number: {text}"))
-}
-
-/// The content of a sector.
-fn content(seed: u64, sector: u64, generation: u32, out: &mut [u8]) {
-    if generation == 0 {
-        out.fill(0);
-        return;
-    }
-    let record = format!("{:08x} {sector:012} {generation:09}\n", seed as u32);
-    for place in out.chunks_exact_mut(RECORD) {
-        place.copy_from_slice(record.as_bytes());
-    }
-}
-
-/// Memory that O_DIRECT takes.
-struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Buffer {
-    fn new() -> Self {
-        let bytes = vec![0; MOST as usize * SECTOR + 4096];
-        let start = bytes.as_ptr().align_offset(4096);
-        Self { bytes, start }
-    }
-
-    fn sectors(&mut self, count: u64) -> &mut [u8] {
-        &mut self.bytes[self.start..][..count as usize * SECTOR]
-    }
 }
 
 fn open(options: &Options, path: &str, write: bool) -> Outcome<File> {
@@ -242,7 +214,7 @@ fn end_of(options: &Options, sectors: u64) -> u64 {
 fn write(options: &Options, file: &File, buffer: &mut Buffer, start: u64, count: u64, generation: u32) -> io::Result<()> {
     let bytes = buffer.sectors(count);
     for (sector, place) in (start..).zip(bytes.chunks_exact_mut(SECTOR)) {
-        content(options.seed, sector, generation, place);
+        stamp(options.seed, sector, generation, place);
     }
     file.write_all_at(bytes, start * SECTOR as u64)
 }
@@ -347,7 +319,7 @@ fn check(options: &Options, device: &str, path: &str) -> Outcome<()> {
                     fits = true;
                     break;
                 }
-                content(options.seed, sector, generation, &mut want);
+                stamp(options.seed, sector, generation, &mut want);
                 fits |= want == *found;
             }
             if !fits {
