@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 import cluster
+import control
 import engine
 import faults
 import fleet
@@ -48,6 +49,7 @@ def tests():
 def singles():
     """Those that have a cluster of their own."""
     named = {f"lun/{name}": function for name, function in lun.ALL.items()}
+    named |= {f"control/{name}": function for name, function in control.ALL.items()}
     return named | {f"engine/{name}": function for name, function in engine.ALL.items()}
 
 
