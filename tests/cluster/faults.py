@@ -34,6 +34,11 @@ def some_time(numbers, most=1.5):
     time.sleep(numbers.uniform(0, most))
 
 
+def await_fencing(fleet, victim, began):
+    """The agents have a node fenced."""
+    fleet.eventually(60, lambda: fleet.is_fenced_since(began, victim), f"{victim} is fenced")
+
+
 def in_volume(fleet, name, old):
     """What the old writer has made durable is what the new one finds, which has no view of its own."""
     log = fleet.start_load(name)
@@ -80,7 +85,7 @@ def copier_power(fleet, numbers):
     began = time.monotonic()
     victim = numbers.choice(copiers)
     fleet.off(victim)
-    fleet.eventually(60, lambda: fleet.is_fenced_since(began, victim), f"{victim} is fenced")
+    await_fencing(fleet, victim, began)
     fleet.progress(writer, 30)
 
 
@@ -105,7 +110,7 @@ def agent_copier(fleet, numbers):
     began = time.monotonic()
     fleet.kill_agent(victim)
     if numbers.random() < 0.5:
-        fleet.eventually(60, lambda: fleet.is_fenced_since(began, victim), f"{victim} is fenced")
+        await_fencing(fleet, victim, began)
     else:
         fleet.start_agent(victim)
     fleet.progress(writer, 30)
@@ -172,7 +177,7 @@ def cut_copier(fleet, numbers):
         time.sleep(numbers.uniform(0, fleet.patience / 4))
         port.deaf = port.mute = False
     else:
-        fleet.eventually(60, lambda: fleet.is_fenced_since(began, victim), f"{victim} is fenced")
+        await_fencing(fleet, victim, began)
     fleet.progress(writer, 30)
     return {"directions": directions}
 
