@@ -201,7 +201,7 @@ merges() { [ -n "$(unmerged)" ]; }
 
 # What holds when snap has gone into base.
 is_done() {
-    eventually 30 is_gone snap
+    eventually 90 is_gone snap
     check vg-base snap
     check vg-other other
     remember 'merged'
@@ -289,7 +289,7 @@ cut_power() {
 }
 
 # Deactivated in the middle, then the power fails: each time the next activation goes on with it.
-# limit: 150
+# limit: 300
 t_merge_interrupted() { both merge_interrupted; }
 
 merge_removed() {
