@@ -47,19 +47,19 @@ pub trait Disk: Sync {
 }
 
 /// [`Disk::read_at`] with an error that names the place.
-pub(crate) fn read(disk: &(impl Disk + ?Sized), offset: u64, buf: &mut [u8]) -> Result<()> {
+pub fn read(disk: &(impl Disk + ?Sized), offset: u64, buf: &mut [u8]) -> Result<()> {
     disk.read_at(offset, buf)
         .map_err(|e| Error::io("read", at(disk, offset), e))
 }
 
 /// [`Disk::write_at`] with an error that names the place.
-pub(crate) fn write(disk: &(impl Disk + ?Sized), offset: u64, buf: &[u8]) -> Result<()> {
+pub fn write(disk: &(impl Disk + ?Sized), offset: u64, buf: &[u8]) -> Result<()> {
     disk.write_at(offset, buf)
         .map_err(|e| Error::io("write", at(disk, offset), e))
 }
 
 /// [`Disk::flush`] with an error that names the disk.
-pub(crate) fn flush(disk: &(impl Disk + ?Sized)) -> Result<()> {
+pub fn flush(disk: &(impl Disk + ?Sized)) -> Result<()> {
     disk.flush().map_err(|e| Error::io("flush", disk.name(), e))
 }
 

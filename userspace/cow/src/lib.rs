@@ -10,6 +10,7 @@
 //! | [`disk`] | the bytes: a trait, with files, block devices and memory behind it |
 //! | [`store`] | reads a store and believes nothing in it before it is checked |
 //! | [`writer`] | builds a store as a stream; it becomes a store with its last write |
+//! | [`scatter`] | builds a store whose data comes in any order |
 //! | [`output`] | a file that appears whole under its name, or a device that may be overwritten |
 //! | [`mod@diff`] | the difference of two images as a store |
 //! | [`mod@apply`] | copies a store's content into an image, offline and restartably |
@@ -31,6 +32,7 @@ pub mod info;
 mod numbers;
 pub mod output;
 pub mod progress;
+pub mod scatter;
 pub mod store;
 pub mod writer;
 
@@ -42,5 +44,6 @@ pub use error::Kind;
 pub use error::Result;
 pub use holey_core::format;
 pub use progress::Progress;
+pub use scatter::Scatter;
 pub use store::Store;
 pub use writer::Writer;

@@ -26,7 +26,7 @@ impl Progress for Silent {
 }
 
 /// Reports progress, and fails if the operation should stop.
-pub(crate) fn step(progress: &dyn Progress, done: u64, total: u64) -> Result<()> {
+pub fn step(progress: &dyn Progress, done: u64, total: u64) -> Result<()> {
     progress.update(done, total);
     if progress.stop() {
         return Err(Error::Interrupted);

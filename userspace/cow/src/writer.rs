@@ -191,7 +191,7 @@ impl<D: Disk> Writer<D> {
 }
 
 /// Whether all bytes are zero.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+pub fn is_zero(bytes: &[u8]) -> bool {
     let (head, words, tail) = (bytes.len() % 8, bytes.chunks_exact(8), &[0u8; 8]);
     let rest = bytes.get(bytes.len() - head..).unwrap_or_default();
     words.into_iter().all(|word| word == tail) && rest.iter().all(|&b| b == 0)
