@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! SHA-256, of parts and of whole images.
+//!
+//! One function for everything: what is fetched by content has to have a digest that object stores and
+//! registries know, and a second function would save less than a tenth of a second for each 100 MB that
+//! a client checks.
+
+use crate::error::Result;
+use dmholey_cow::disk;
+use dmholey_cow::progress;
+use dmholey_cow::Disk;
+use dmholey_cow::Progress;
+use ring::digest::Context;
+use ring::digest::SHA256;
+use serde::Serialize;
+use serde::Serializer;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+/// Bytes of a digest.
+pub const LEN: usize = 32;
+/// Bytes of an image that are digested by themselves.
+pub const SEGMENT: u64 = 1 << 20;
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; LEN]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::default();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Digests what comes in pieces.
+pub struct Hasher(Context);
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self(Context::new(&SHA256))
+    }
+}
+
+impl Hasher {
+    /// Adds `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of everything added.
+    pub fn finish(self) -> Digest {
+        let mut digest = [0; LEN];
+        for (to, from) in digest.iter_mut().zip(self.0.finish().as_ref()) {
+            *to = *from;
+        }
+        Digest(digest)
+    }
+}
+
+/// The digest of a whole image: of its segments' digests, one behind the other.
+///
+/// So it can be made by several threads, holes cost nothing, and of a changed image only the segments
+/// that have changed are read again.
+pub fn image<D: Disk>(disk: &D, watch: &dyn Progress) -> Result<Digest> {
+    let size = disk.size();
+    let segments = size.div_ceil(SEGMENT);
+    let count = usize::try_from(segments).unwrap_or(usize::MAX);
+    let mut digests = vec![Digest([0; LEN]); count];
+    let threads = crate::threads();
+    let each = count.div_ceil(threads).max(1);
+    let done = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = digests
+            .chunks_mut(each)
+            .enumerate()
+            .map(|(i, digests)| {
+                let done = &done;
+                scope.spawn(move || segment_digests(disk, i * each, digests, done, watch))
+            })
+            .collect();
+        workers.into_iter().try_for_each(crate::join)
+    })?;
+    let mut all = Hasher::default();
+    digests.iter().for_each(|digest| all.update(&digest.0));
+    Ok(all.finish())
+}
+
+fn segment_digests<D: Disk>(
+    disk: &D,
+    first: usize,
+    digests: &mut [Digest],
+    done: &AtomicU64,
+    watch: &dyn Progress,
+) -> Result<()> {
+    let size = disk.size();
+    let mut buf = vec![0; SEGMENT as usize];
+    let zero = Digest::of(&buf);
+    let mut data = 0;
+    for (i, digest) in digests.iter_mut().enumerate() {
+        let start = (first + i) as u64 * SEGMENT;
+        let len = SEGMENT.min(size - start);
+        let part = buf.get_mut(..len as usize).unwrap_or_default();
+        if data < start + len {
+            data = disk.next_data(start);
+        }
+        *digest = if data >= start + len && len == SEGMENT {
+            zero
+        } else {
+            disk::read(disk, start, part)?;
+            Digest::of(part)
+        };
+        let sum = done.fetch_add(len, Ordering::Relaxed) + len;
+        progress::step(watch, sum, size)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dmholey_cow::progress::Silent;
+    use dmholey_cow::MemDisk;
+
+    #[test]
+    fn digests_are_those_of_sha256() {
+        let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Digest::of(b"abc").to_string(), text);
+    }
+
+    #[test]
+    fn images_are_digested_by_segments() {
+        for size in [0, 1, 4096, SEGMENT as usize, 3 * SEGMENT as usize + 5] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i / 3 * 7) as u8).collect();
+            let mut all = Hasher::default();
+            for segment in bytes.chunks(SEGMENT as usize) {
+                all.update(&Digest::of(segment).0);
+            }
+            let digest = image(&MemDisk::new(bytes), &Silent).unwrap();
+            assert_eq!(digest, all.finish());
+        }
+    }
+}
