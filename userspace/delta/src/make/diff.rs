@@ -6,9 +6,7 @@
 //! That is the way of Colin Percival's bsdiff. What is added here: stretches that go on where the last
 //! match is are skipped without a search, which saves most of the time.
 
-use crate::error::Broken;
 use crate::program::Program;
-use libsais::SuffixArrayConstruction;
 use std::cmp::Ordering;
 
 /// Bytes that are compared to order suffixes; longer matches grow to their full length anyway.
@@ -25,14 +23,10 @@ struct Suffixes<'a> {
 }
 
 impl<'a> Suffixes<'a> {
-    fn new(source: &'a [u8]) -> Result<Self, Broken> {
-        let sorted = SuffixArrayConstruction::for_text(source)
-            .in_owned_buffer32()
-            .single_threaded()
-            .run()
-            .map_err(|_| Broken::Packed("source"))?
-            .into_vec();
-        Ok(Self { source, sorted })
+    fn new(source: &'a [u8]) -> Self {
+        let mut sorted = vec![0; source.len()];
+        divsufsort::sort_in_place(source, &mut sorted);
+        Self { source, sorted }
     }
 
     fn suffix(&self, n: usize) -> (usize, &'a [u8]) {
@@ -76,9 +70,9 @@ fn common(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// A program that makes `output` from `source`.
-pub(super) fn program(source: &[u8], output: &[u8]) -> Result<Program, Broken> {
+pub(super) fn program(source: &[u8], output: &[u8]) -> Program {
     let mut search = Search {
-        suffixes: Suffixes::new(source)?,
+        suffixes: Suffixes::new(source),
         source,
         output,
         program: Program::default(),
@@ -86,7 +80,7 @@ pub(super) fn program(source: &[u8], output: &[u8]) -> Result<Program, Broken> {
         at: 0,
     };
     search.run();
-    Ok(search.program)
+    search.program
 }
 
 struct Search<'a> {
@@ -237,7 +231,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(source: &[u8], output: &[u8]) -> Program {
-        let program = program(source, output).unwrap();
+        let program = program(source, output);
         assert!(program.run(source).unwrap() == output);
         program
     }

@@ -215,7 +215,7 @@ impl<O: Disk, N: Disk> Work<'_, O, N> {
             let packed = pack::encode(output, &[], level).map_err(internal)?;
             return Ok((Method::Data, packed));
         }
-        let program = diff::program(source, output).map_err(internal)?;
+        let program = diff::program(source, output);
         let mut best = None;
         if program.fits() {
             let packed = program.encode(level).map_err(internal)?;
