@@ -6,6 +6,7 @@ use crate::commands::cluster;
 use crate::commands::completions;
 use crate::commands::cow;
 use crate::commands::create;
+use crate::commands::delta;
 use crate::commands::man;
 use crate::commands::merge;
 use crate::commands::monitor;
@@ -20,7 +21,7 @@ use clap::Subcommand;
 ///
 /// An overlay is an origin device plus a COW store that holds the chunks in which a snapshot
 /// differs from it. A COW image is such a store in a file: the difference between two versions of
-/// a disk, to be carried elsewhere and applied there.
+/// a disk, to be carried elsewhere and applied there. A delta is the same difference, made small.
 #[derive(Debug, Parser)]
 #[command(name = "dmholey", version, after_help = exit::help(), disable_help_subcommand = true)]
 pub struct Cli {
@@ -59,6 +60,9 @@ pub enum Command {
     /// Work with COW images
     #[command(subcommand)]
     Cow(cow::Cow),
+    /// Work with deltas, the small form of the difference between two images
+    #[command(subcommand)]
+    Delta(delta::Delta),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions(completions::Completions),

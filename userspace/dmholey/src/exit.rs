@@ -20,7 +20,7 @@ pub enum Exit {
     Findings,
     /// The kernel or one of its devices refused.
     Kernel,
-    /// The input is no COW store, or a damaged or invalidated one.
+    /// The input is no COW store or delta, or a damaged or invalidated one.
     Store,
     /// Refused to protect data; nothing was changed.
     Refused,
@@ -40,7 +40,7 @@ impl Exit {
         (Self::Kernel, "the kernel or one of its devices refused"),
         (
             Self::Store,
-            "the input is no COW store, or a damaged or invalidated one",
+            "the input is no COW store or delta, or a damaged or invalidated one",
         ),
         (
             Self::Refused,
@@ -72,8 +72,10 @@ impl Exit {
             if let Some(refusal) = cause.downcast_ref::<Refusal>() {
                 return refusal.exit;
             }
-            if let Some(cause) = cause.downcast_ref::<dmholey_cow::Error>() {
-                return match cause.kind() {
+            let cow = cause.downcast_ref::<dmholey_cow::Error>();
+            let delta = cause.downcast_ref::<dmholey_delta::Error>();
+            if let Some(kind) = cow.map(|e| e.kind()).or(delta.map(|e| e.kind())) {
+                return match kind {
                     Kind::Io => Self::Failed,
                     Kind::Store => Self::Store,
                     Kind::Refused => Self::Refused,
@@ -144,6 +146,8 @@ mod tests {
             object: "x".to_owned(),
         };
         assert_eq!(of(fresh.into()), Exit::Store);
+        let magic = dmholey_delta::Error::format("x", dmholey_delta::Broken::Magic);
+        assert_eq!(of(magic.into()), Exit::Store);
         let pipe = Err::<(), _>(io::Error::from(io::ErrorKind::BrokenPipe)).context("write");
         assert_eq!(of(pipe.unwrap_err()), Exit::Ok);
     }

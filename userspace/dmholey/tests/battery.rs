@@ -10,7 +10,7 @@ use std::io::Read;
 use std::process::Stdio;
 
 /// All subcommands with arguments that would do, were there such files.
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 23] = [
     &["create", "origin", "n", "nothing"],
     &["create", "snapshot", "n", "nothing", "nothing2"],
     &["create", "merge", "n", "nothing", "nothing2"],
@@ -26,6 +26,16 @@ const COMMANDS: [&[&str]; 17] = [
     &["cow", "check", "nothing"],
     &["cow", "diff", "nothing", "nothing2", "-o", "x.cow"],
     &["cow", "apply", "nothing", "--to", "nothing2"],
+    &["delta", "make", "nothing", "nothing2", "-o", "x.delta"],
+    &["delta", "info", "nothing"],
+    &["delta", "check", "nothing"],
+    &["delta", "apply", "nothing", "--base", "nothing2", "-o", "x"],
+    &[
+        "delta", "to-cow", "nothing", "--base", "nothing2", "-o", "x",
+    ],
+    &[
+        "delta", "from-cow", "nothing2", "--base", "nothing", "-o", "x",
+    ],
     &["man", "nothing"],
     &["completions", "bash"],
 ];
@@ -33,17 +43,21 @@ const COMMANDS: [&[&str]; 17] = [
 /// How many words of a command are its name.
 fn words(command: &[&str]) -> usize {
     match command[0] {
-        "create" | "table" | "cow" => 2,
+        "create" | "table" | "cow" | "delta" => 2,
         _ => 1,
     }
 }
 
 /// Commands that read one image.
-const READERS: [&[&str]; 4] = [
+const READERS: [&[&str]; 8] = [
     &["cow", "info", "IMAGE"],
     &["cow", "dump", "IMAGE"],
     &["cow", "check", "IMAGE"],
     &["cow", "apply", "IMAGE", "--to", "disk"],
+    &["delta", "info", "IMAGE"],
+    &["delta", "check", "IMAGE"],
+    &["delta", "apply", "IMAGE", "--base", "disk", "-o", "x"],
+    &["delta", "to-cow", "IMAGE", "--base", "disk", "-o", "x"],
 ];
 
 fn with_image<'a>(command: &[&'a str], image: &'a str) -> Vec<&'a str> {
@@ -176,7 +190,7 @@ fn what_is_no_store_is_refused() {
     ];
     for (name, bytes, part) in images {
         lab.write(name, bytes);
-        for command in READERS {
+        for command in READERS.iter().filter(|command| command[0] == "cow") {
             let args = with_image(command, name);
             let ran = lab.run_untouched(&args);
             if command[1] == "check" {
@@ -185,6 +199,25 @@ fn what_is_no_store_is_refused() {
             } else {
                 ran.code(5).error(&[name, part]);
             }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_delta_is_refused() {
+    let lab = Lab::new();
+    lab.write("disk", &pattern(8192, 1));
+    let images: [(&str, &[u8], &str); 4] = [
+        ("empty", b"", "no delta"),
+        ("tiny", b"DMHdelta", "it has 8 bytes"),
+        ("foreign", &pattern(40960, 7), "no delta"),
+        ("odd", &b"DMHdelta".repeat(100), "version"),
+    ];
+    for (name, bytes, part) in images {
+        lab.write(name, bytes);
+        for command in READERS.iter().filter(|command| command[0] == "delta") {
+            let args = with_image(command, name);
+            lab.run_untouched(&args).code(5).error(&[name, part]);
         }
     }
 }
@@ -221,7 +254,12 @@ fn manual_pages_and_completions_are_made() {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("man")).unwrap();
     lab.run(&["man", "man"]).code(0);
-    for page in ["dmholey.1", "dmholey-cow-diff.1", "dmholey-create-merge.1"] {
+    for page in [
+        "dmholey.1",
+        "dmholey-cow-diff.1",
+        "dmholey-create-merge.1",
+        "dmholey-delta-make.1",
+    ] {
         let text = String::from_utf8(lab.read(&format!("man/{page}"))).unwrap();
         assert!(text.contains(".TH"), "{page}");
     }

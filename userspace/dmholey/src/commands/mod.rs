@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod completions;
 pub mod cow;
 pub mod create;
+pub mod delta;
 pub mod line;
 pub mod man;
 pub mod merge;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Monitor(args) => monitor::run(&args, output),
         Command::Cluster(args) => cluster::run(&args, output),
         Command::Cow(args) => cow::run(&args, output),
+        Command::Delta(args) => delta::run(&args, output),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
