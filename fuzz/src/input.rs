@@ -32,6 +32,11 @@ impl<'a> Input<'a> {
         taken
     }
 
+    /// Everything that is left.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        self.slice(self.bytes.len())
+    }
+
     pub(crate) fn byte(&mut self) -> u8 {
         let [byte] = self.take();
         byte

@@ -7,27 +7,39 @@
 //!
 //! | target | reads | is held against |
 //! | --- | --- | --- |
+//! | [`delta`] | a delta's index, and what applies it | the index, written again; nothing unchecked is written |
+//! | [`ext4`] | a file system's inodes and directories | what of it is in the image |
+//! | [`gzip`] | compressed files | the file, made again from its content |
 //! | [`header`] | a store's header and device sizes | the format's arithmetic, written out |
 //! | [`area`] | an area, and steps that change it | a list, after every step, torn write and reload |
 //! | [`store`] | a whole store | loading in the module and reading in the tools, against each other |
 //! | [`message`] | messages of a cluster's nodes | the message, written again; the node that hears it |
+//! | [`program`] | a program of a delta | the lengths of its streams |
 //! | [`record`] | what a target and its agent say | the records, written again; each chunk is asked for once |
 //! | [`table`] | a table line | what of it was accepted, written again |
 
 #![forbid(unsafe_code)]
 
 mod area;
+mod delta;
+mod ext4;
+mod gzip;
 mod header;
 mod input;
 mod message;
+mod program;
 mod record;
 mod sparse;
 mod store;
 mod table;
 
 pub use area::area;
+pub use delta::delta;
+pub use ext4::ext4;
+pub use gzip::gzip;
 pub use header::header;
 pub use message::message;
+pub use program::program;
 pub use record::record;
 pub use store::store;
 pub use table::table;
@@ -36,10 +48,14 @@ pub use table::table;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and corpora.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("area", area),
+    ("delta", delta),
+    ("ext4", ext4),
+    ("gzip", gzip),
     ("header", header),
     ("message", message),
+    ("program", program),
     ("record", record),
     ("store", store),
     ("table", table),
