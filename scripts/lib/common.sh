@@ -67,10 +67,14 @@ keep_as() {
     trap - EXIT
 }
 
-# A root made by an unprivileged user holds files of other (subordinate) users.
+# A root made by an unprivileged user holds files of other (subordinate) users. A run that was killed may have left
+# something mounted in one, which is not ours to empty.
 remove_tree() {
+    local mounted
     [ -n "$1" ] && [ -e "$1" ] || return 0
-    rm -rf "$1" 2>/dev/null && return 0
+    mounted=$(awk -v below="$1/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | sort -r)
+    [ -z "$mounted" ] || xargs -d '\n' umount <<<"$mounted"
+    rm -rf --one-file-system "$1" 2>/dev/null && return 0
     mmdebstrap --unshare-helper rm -rf "$1"
 }
 
