@@ -203,7 +203,7 @@ mod tests {
                 if origin % 5 == 0 {
                     0
                 } else {
-                    (i * origin >> 4) as u8
+                    ((i * origin) >> 4) as u8
                 }
             })
             .collect()

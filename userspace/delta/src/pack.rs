@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn what_was_encoded_is_decoded() {
         for len in [0, 1, 100, 3 << 20] {
-            let plain: Vec<u8> = (0..len).map(|i: usize| (i * i >> 7) as u8).collect();
+            let plain: Vec<u8> = (0..len).map(|i: usize| ((i * i) >> 7) as u8).collect();
             for prefix in [&[][..], &plain[len / 3..]] {
                 let packed = encode(&plain, prefix, 3).unwrap();
                 assert_eq!(decode(&packed, prefix, len, "test"), Ok(plain.clone()));

@@ -98,7 +98,7 @@ proptest! {
     ) {
         let mut plain = Vec::new();
         for (byte, len, plain_run) in parts {
-            plain.extend((0..len).map(|n| if plain_run { byte } else { (n * n * usize::from(byte) >> 3) as u8 }));
+            plain.extend((0..len).map(|n| if plain_run { byte } else { ((n * n * usize::from(byte)) >> 3) as u8 }));
         }
         let packed = deflate(&plain, Recipe::LIKELY[recipe], usize::MAX).unwrap();
         prop_assert_eq!(inflated(&packed), plain);

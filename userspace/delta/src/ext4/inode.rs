@@ -39,7 +39,7 @@ impl Inode {
         Some(Self {
             directory: kind == DIRECTORY,
             regular: kind == REGULAR,
-            len: u64::from(u32_at(bytes, 4)) | u64::from(u32_at(bytes, 0x6c)) << 32,
+            len: u64::from(u32_at(bytes, 4)) | (u64::from(u32_at(bytes, 0x6c)) << 32),
             tree: (flags & EXTENTS != 0 && flags & INLINE == 0).then(|| tree.to_vec()),
         })
     }
@@ -81,7 +81,7 @@ impl Inode {
             }
             // The last one is taken first, so that extents ascend.
             for entry in entries.rev() {
-                let block = u64::from(u32_at(entry, 4)) | u64::from(u16_at(entry, 8)) << 32;
+                let block = u64::from(u32_at(entry, 4)) | (u64::from(u16_at(entry, 8)) << 32);
                 nodes.push((read(block)?, depth - 1));
             }
         }
@@ -100,7 +100,7 @@ fn leaf(entry: &[u8], blocks: u64) -> Option<Option<Extent>> {
     if len > MAX_WRITTEN {
         return Some(None);
     }
-    let start = u64::from(u32_at(entry, 8)) | u64::from(u16_at(entry, 6)) << 32;
+    let start = u64::from(u32_at(entry, 8)) | (u64::from(u16_at(entry, 6)) << 32);
     if len == 0 || start == 0 || start + u64::from(len) > blocks {
         return None;
     }

@@ -126,7 +126,7 @@ impl<'a, D: Disk + ?Sized> Reader<'a, D> {
         };
         let reader = Self {
             disk,
-            blocks: (u64::from(u32_at(superblock, 4)) | u64::from(high) << 32)
+            blocks: (u64::from(u32_at(superblock, 4)) | (u64::from(high) << 32))
                 .min(crate::format::blocks(disk.size())),
             inodes: u32_at(superblock, 0),
             inodes_per_group: u32_at(superblock, 0x28),
@@ -174,7 +174,7 @@ impl<'a, D: Disk + ?Sized> Reader<'a, D> {
         } else {
             0
         };
-        let table = u64::from(u32_at(descriptor, 8)) | u64::from(high) << 32;
+        let table = u64::from(u32_at(descriptor, 8)) | (u64::from(high) << 32);
         let at = u64::from((number - 1) % self.inodes_per_group) * self.inode_len as u64;
         let block = self.block(table.checked_add(at / BLOCK_LEN)?)?;
         let from = (at % BLOCK_LEN) as usize;

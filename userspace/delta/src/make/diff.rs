@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn what_has_moved_is_found() {
-        let source: Vec<u8> = (0..20_000u32).map(|i| (i * i >> 5) as u8).collect();
+        let source: Vec<u8> = (0..20_000u32).map(|i| ((i * i) >> 5) as u8).collect();
         let mut output = source[9000..].to_vec();
         output.extend_from_slice(&source[..9000]);
         (0..output.len())
