@@ -87,6 +87,11 @@ impl Output {
         Ok((output, device, Ground::Used))
     }
 
+    /// Where it is until it is complete.
+    pub fn path(&self) -> &Path {
+        self.temp.as_deref().unwrap_or(&self.path)
+    }
+
     /// The store is complete and durable: gives a file its name.
     pub fn commit(self) -> Result<()> {
         let Some(temp) = self.temp else {

@@ -7,6 +7,7 @@ use crate::commands::completions;
 use crate::commands::cow;
 use crate::commands::create;
 use crate::commands::delta;
+use crate::commands::image;
 use crate::commands::man;
 use crate::commands::merge;
 use crate::commands::monitor;
@@ -63,6 +64,9 @@ pub enum Command {
     /// Work with deltas, the small form of the difference between two images
     #[command(subcommand)]
     Delta(delta::Delta),
+    /// Make images of file systems
+    #[command(subcommand)]
+    Image(image::Image),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions(completions::Completions),

@@ -82,6 +82,13 @@ impl Exit {
                     Kind::Interrupted => Self::Interrupted,
                 };
             }
+            if let Some(cause) = cause.downcast_ref::<dmholey_image::Error>() {
+                return match cause.kind() {
+                    dmholey_image::Kind::Io | dmholey_image::Kind::Input => Self::Failed,
+                    dmholey_image::Kind::Refused => Self::Refused,
+                    dmholey_image::Kind::Interrupted => Self::Interrupted,
+                };
+            }
             if cause.is::<dm::Error>() {
                 return Self::Kernel;
             }

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::process::Stdio;
 
 /// All subcommands with arguments that would do, were there such files.
-const COMMANDS: [&[&str]; 23] = [
+const COMMANDS: [&[&str]; 24] = [
     &["create", "origin", "n", "nothing"],
     &["create", "snapshot", "n", "nothing", "nothing2"],
     &["create", "merge", "n", "nothing", "nothing2"],
@@ -35,6 +35,8 @@ const COMMANDS: [&[&str]; 23] = [
     ],
     &[
         "delta", "from-cow", "nothing2", "--base", "nothing", "-o", "x",
+    &[
+        "image", "build", "--base", "nothing", "--tree", "nothing2", "-o", "x.img",
     ],
     &["man", "nothing"],
     &["completions", "bash"],
@@ -43,7 +45,7 @@ const COMMANDS: [&[&str]; 23] = [
 /// How many words of a command are its name.
 fn words(command: &[&str]) -> usize {
     match command[0] {
-        "create" | "table" | "cow" | "delta" => 2,
+        "create" | "table" | "cow" | "image" | "delta" => 2,
         _ => 1,
     }
 }

@@ -7,6 +7,7 @@ pub mod completions;
 pub mod cow;
 pub mod create;
 pub mod delta;
+pub mod image;
 pub mod line;
 pub mod man;
 pub mod merge;
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cluster(args) => cluster::run(&args, output),
         Command::Cow(args) => cow::run(&args, output),
         Command::Delta(args) => delta::run(&args, output),
+        Command::Image(args) => image::run(&args, output),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -64,7 +64,7 @@ fn open_store(path: &Path) -> anyhow::Result<Store<Device>> {
 }
 
 /// Whether two paths lead to the same file or device.
-pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     use std::os::unix::fs::MetadataExt;
     let (Ok(a), Ok(b)) = (std::fs::metadata(a), std::fs::metadata(b)) else {
