@@ -112,8 +112,9 @@ impl Filler<'_> {
             let part = buf
                 .get_mut(..most.min(end - at) as usize)
                 .unwrap_or_default();
-            from.read_exact(part)
-                .map_err(|e| Error::io("read", "the archive", e))?;
+            from.read_exact(part).map_err(|e| {
+                Error::input("the archive", format!("is no complete tar archive: {e}"))
+            })?;
             self.push(at, part)?;
             at += part.len() as u64;
         }

@@ -138,7 +138,7 @@ fn epoch() -> anyhow::Result<Option<u64>> {
     seconds.map(Some).ok_or_else(|| {
         let text = format!(
             "SOURCE_DATE_EPOCH: {} is no number of seconds",
-            text.display()
+            text.to_string_lossy()
         );
         refuse(Exit::Usage, text)
     })
