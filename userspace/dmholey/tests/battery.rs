@@ -35,6 +35,7 @@ const COMMANDS: [&[&str]; 24] = [
     ],
     &[
         "delta", "from-cow", "nothing2", "--base", "nothing", "-o", "x",
+    ],
     &[
         "image", "build", "--base", "nothing", "--tree", "nothing2", "-o", "x.img",
     ],

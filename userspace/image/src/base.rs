@@ -156,9 +156,15 @@ fn run(mut command: Command, name: &'static str, image: &Path) -> Result<()> {
     Err(Error::input(image.display(), why))
 }
 
+/// Bytes as text, two digits each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let add = |text: String, byte: &u8| text + &format!("{byte:02x}");
+    bytes.iter().fold(String::new(), add)
+}
+
 /// A UUID as text.
 pub(crate) fn uuid_text(uuid: &[u8; 16]) -> String {
-    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(uuid);
     let mut text = String::new();
     for (i, c) in hex.chars().enumerate() {
         if [8, 12, 16, 20].contains(&i) {

@@ -12,20 +12,20 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+/// The files of a layout.
+type Files = BTreeMap<String, Vec<u8>>;
+
 /// A blob's digest.
 fn digest(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let add = |text: String, byte: &u8| text + &format!("{byte:02x}");
+    digest.as_ref().iter().fold(String::new(), add)
 }
 
 /// A layout that is being made.
 #[derive(Default)]
 struct Layout {
-    files: BTreeMap<String, Vec<u8>>,
+    files: Files,
     manifests: Vec<String>,
 }
 
@@ -63,7 +63,7 @@ impl Layout {
         self.manifests.push(told);
     }
 
-    fn finish(mut self) -> BTreeMap<String, Vec<u8>> {
+    fn finish(mut self) -> Files {
         let index = format!(
             r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
             self.manifests.join(",")
@@ -78,7 +78,7 @@ impl Layout {
     }
 }
 
-fn as_tar(files: &BTreeMap<String, Vec<u8>>) -> Vec<u8> {
+fn as_tar(files: &Files) -> Vec<u8> {
     let mut all = model(&[("blobs", What::Dir), ("blobs/sha256", What::Dir)]);
     for (path, bytes) in files {
         all.insert(
@@ -89,7 +89,7 @@ fn as_tar(files: &BTreeMap<String, Vec<u8>>) -> Vec<u8> {
     tar(&all)
 }
 
-fn as_dir(files: &BTreeMap<String, Vec<u8>>, to: &Path) {
+fn as_dir(files: &Files, to: &Path) {
     for (path, bytes) in files {
         let path = to.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -226,7 +226,7 @@ fn a_layout_that_is_not_what_it_says_is_refused() {
     let mut layout = Layout::default();
     layout.image(&layers, "");
     let files = layout.finish();
-    let check = |change: &dyn Fn(&mut BTreeMap<String, Vec<u8>>), part: &str| {
+    let check = |change: &dyn Fn(&mut Files), part: &str| {
         let mut files = files.clone();
         change(&mut files);
         let error = lab

@@ -53,8 +53,9 @@ fn attributes() -> impl Strategy<Value = BTreeMap<String, Vec<u8>>> {
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
+    // ext4-view takes no time of which bit 31 is set: from 2038 to 2106, say.
     let time = (
-        prop_oneof![Just(1_700_000_000i64), 0i64..1 << 33],
+        prop_oneof![Just(1_700_000_000i64), 0..1i64 << 31, 1 << 32..3i64 << 31],
         prop_oneof![Just(0u32), 0u32..1_000_000_000],
     );
     let owner = prop_oneof![Just(0u32), any::<u32>()];

@@ -110,6 +110,9 @@ fn bombs_are_refused() {
     header.set_path("bomb").unwrap();
     header.set_size(1 << 30);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_cksum();
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(header.as_bytes()).unwrap();

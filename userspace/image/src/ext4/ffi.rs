@@ -180,7 +180,7 @@ impl Handle {
     pub(super) fn superblock(&self) -> Super {
         // SAFETY: ext2fs_open has read it into memory of the file system's own.
         let s = unsafe { &*self.fs().super_ };
-        let wide = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let wide = |low: u32, high: u32| u64::from(low) | (u64::from(high) << 32);
         // The upper half of each count is there with 64-bit block numbers only.
         let high = |value: u32| {
             if s.s_feature_incompat & 0x80 == 0 {

@@ -104,11 +104,11 @@ impl Inode {
     }
 
     pub(crate) fn uid(&self) -> u32 {
-        u32::from(self.get16(2)) | u32::from(self.get16(120)) << 16
+        u32::from(self.get16(2)) | (u32::from(self.get16(120)) << 16)
     }
 
     pub(crate) fn gid(&self) -> u32 {
-        u32::from(self.get16(24)) | u32::from(self.get16(122)) << 16
+        u32::from(self.get16(24)) | (u32::from(self.get16(122)) << 16)
     }
 
     pub(crate) fn set_owner(&mut self, uid: u32, gid: u32) {
@@ -119,7 +119,7 @@ impl Inode {
     }
 
     pub(crate) fn size(&self) -> u64 {
-        u64::from(self.get32(4)) | u64::from(self.get32(108)) << 32
+        u64::from(self.get32(4)) | (u64::from(self.get32(108)) << 32)
     }
 
     pub(crate) fn set_size(&mut self, size: u64) {
@@ -143,7 +143,7 @@ impl Inode {
 
     /// The block with extended attributes; zero if there is none.
     pub(crate) fn attribute_block(&self) -> u64 {
-        u64::from(self.get32(104)) | u64::from(self.get16(118)) << 32
+        u64::from(self.get32(104)) | (u64::from(self.get16(118)) << 32)
     }
 
     pub(crate) fn has_extents(&self) -> bool {
@@ -189,7 +189,7 @@ impl Inode {
         let base = time.seconds as i32;
         let epoch = ((time.seconds - i64::from(base)) >> 32) as u32 & 3;
         self.put32(low, base as u32);
-        self.put32(extra, time.nanos << 2 | epoch);
+        self.put32(extra, (time.nanos << 2) | epoch);
     }
 
     pub(crate) fn mtime(&self) -> Time {
@@ -242,17 +242,17 @@ impl Inode {
     pub(crate) fn device(&self) -> (u32, u32) {
         let (old, new) = (self.get32(PLACE), self.get32(PLACE + 4));
         if old != 0 {
-            return (old >> 8 & 0xff, old & 0xff);
+            return ((old >> 8) & 0xff, old & 0xff);
         }
-        (new >> 8 & 0xfff, new & 0xff | new >> 12 & 0xfff00)
+        ((new >> 8) & 0xfff, new & 0xff | (new >> 12) & 0xfff00)
     }
 
     /// Sets a device's numbers: 12 bits and 20 bits.
     pub(crate) fn set_device(&mut self, major: u32, minor: u32) {
         let (old, new) = if major < 256 && minor < 256 {
-            (major << 8 | minor, 0)
+            ((major << 8) | minor, 0)
         } else {
-            (0, minor & 0xff | major << 8 | (minor & !0xff) << 12)
+            (0, minor & 0xff | (major << 8) | ((minor & !0xff) << 12))
         };
         let mut place = [0; 8];
         place[..4].copy_from_slice(&old.to_le_bytes());

@@ -441,11 +441,12 @@ impl Tree {
             bytes(&mut context, &visit.path);
             number(
                 &mut context,
-                (u64::from(kind.mode()) | u64::from(meta.mode)) << 32 | u64::from(meta.mtime.nanos),
+                ((u64::from(kind.mode()) | u64::from(meta.mode)) << 32)
+                    | u64::from(meta.mtime.nanos),
             );
             number(
                 &mut context,
-                u64::from(meta.uid) << 32 | u64::from(meta.gid),
+                (u64::from(meta.uid) << 32) | u64::from(meta.gid),
             );
             number(&mut context, meta.mtime.seconds as u64);
             for (name, value) in &meta.attributes {
@@ -456,7 +457,7 @@ impl Tree {
                 Kind::File(content) => number(&mut context, content.size),
                 Kind::Symlink(to) => bytes(&mut context, to),
                 Kind::Char(a, b) | Kind::Block(a, b) => {
-                    number(&mut context, u64::from(*a) << 32 | u64::from(*b))
+                    number(&mut context, (u64::from(*a) << 32) | u64::from(*b))
                 }
                 Kind::Dir(names) => number(&mut context, names.len() as u64),
                 Kind::Fifo | Kind::Socket => {}

@@ -239,12 +239,7 @@ fn blob(layout: &Tree, descriptor: &Descriptor) -> Result<Content> {
         );
         return Err(Error::input(digest, why));
     }
-    let is: String = content
-        .open()?
-        .digest()?
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let is = crate::base::hex(&content.open()?.digest()?);
     if is != hex {
         return Err(Error::input(
             digest,

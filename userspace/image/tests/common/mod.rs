@@ -372,7 +372,7 @@ pub fn check_details(image: &Path, model: &Model) {
         }
         let (seconds, nanos) = spec.mtime;
         let low = seconds as u32;
-        let extra = nanos << 2 | ((seconds - i64::from(low as i32)) >> 32) as u32 & 3;
+        let extra = (nanos << 2) | ((seconds - i64::from(low as i32)) >> 32) as u32 & 3;
         assert!(
             stat.contains(&format!("mtime: 0x{low:08x}:{extra:08x}")),
             "{text}"
