@@ -7,11 +7,11 @@
 //!
 //! | module | does |
 //! | --- | --- |
-//! | [`format`] | limits, and the header |
+//! | [`mod@format`] | limits, and the header |
 //! | [`index`] | what becomes of which block, checked to its end before it is used |
 //! | [`digest`] | SHA-256, of parts and of images |
 //! | [`delta`] | a delta in a file, or as it is fetched |
-//! | [`unit`] | makes a unit's output, in memory that has a bound |
+//! | [`mod@unit`] | makes a unit's output, in memory that has a bound |
 //! | [`program`] | output out of a source, with additions |
 //! | [`deflate`], [`gzip`] | make compressed files again, to the bit |
 //! | [`mod@apply`] | makes the new image out of the old one and a delta |

@@ -7,7 +7,7 @@
 //! file as contiguous as it was. What files lose is freed before anything is taken, and blocks and
 //! inodes are taken from the front, so that few bitmaps and inode tables change.
 //!
-//! Everything is done in the order of names. Together with [`Fs`], which takes the first that fits, the
+//! Everything is done in the order of names. Together with the file system, which takes the first that fits, the
 //! result depends on the base and the tree alone.
 
 use crate::error::show;

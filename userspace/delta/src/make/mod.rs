@@ -2,12 +2,12 @@
 
 //! Makes a delta.
 //!
-//! 1. [`scan`]: both images are read once; each block gets a hash, each image its digest.
-//! 2. [`blocks`]: what has become zero, and what is elsewhere in the old image, needs no bytes.
-//! 3. [`pieces`]: the rest is put in order by the files it belongs to, and each piece is given the blocks
+//! 1. `scan`: both images are read once; each block gets a hash, each image its digest.
+//! 2. `blocks`: what has become zero, and what is elsewhere in the old image, needs no bytes.
+//! 3. `pieces`: the rest is put in order by the files it belongs to, and each piece is given the blocks
 //!    that it is likely to be made from: the old version of its file, or what was in its place.
-//! 4. [`units`]: pieces of a kind are put together to units, within the limits of the format.
-//! 5. [`encode`]: each unit is encoded in the ways that may be the smallest, decoded again and compared.
+//! 4. `units`: pieces of a kind are put together to units, within the limits of the format.
+//! 5. `encode`: each unit is encoded in the ways that may be the smallest, decoded again and compared.
 //!
 //! The same two images give the same delta, whatever the number of threads.
 
