@@ -56,20 +56,30 @@ fn header_len(bytes: &[u8]) -> Option<usize> {
     (at <= bytes.len()).then_some(at)
 }
 
-/// Inflates the file that `packed` starts with, to the whole of `out`.
-pub fn inflate(packed: &[u8], out: &mut [u8]) -> Result<(), Broken> {
-    let broken = Broken::Gzip("inflated");
-    let header = header_len(packed).ok_or(broken)?;
-    let (head, body) = packed.split_at_checked(header).ok_or(broken)?;
-    let (to, plain) = out.split_at_mut_checked(header).ok_or(broken)?;
+/// Inflates the file that `packed` starts with; its `len` bytes are appended to `out`. If they are others
+/// there is an error, and what was appended is anything, as long.
+pub fn inflate(packed: &[u8], len: usize, out: &mut Vec<u8>) -> Result<(), Broken> {
+    let start = out.len();
+    // With a byte more it comes to its end also if that is a block of nothing.
+    out.resize(start + len + 1, 0);
+    let to = out.get_mut(start..).unwrap_or_default();
+    let made = inflate_to(packed, to);
+    out.truncate(start + len);
+    match made {
+        Some(made) if made == len => Ok(()),
+        _ => Err(Broken::Gzip("inflated")),
+    }
+}
+
+fn inflate_to(packed: &[u8], out: &mut [u8]) -> Option<usize> {
+    let header = header_len(packed)?;
+    let (head, body) = packed.split_at_checked(header)?;
+    let (to, plain) = out.split_at_mut_checked(header)?;
     to.copy_from_slice(head);
     let flags = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
     let mut state = Box::<DecompressorOxide>::default();
     let (status, _, written) = core::decompress(&mut state, body, plain, 0, flags);
-    if status != TINFLStatus::Done || written != plain.len() {
-        return Err(broken);
-    }
-    Ok(())
+    (status == TINFLStatus::Done).then_some(header + written)
 }
 
 /// The same with a length that is not known, up to `max` bytes. Nothing if that is no whole file.
@@ -78,12 +88,14 @@ pub fn inflate_all(packed: &[u8], max: usize) -> Option<Vec<u8>> {
     let (head, body) = packed.split_at_checked(header)?;
     let mut out = head.to_vec();
     let mut state = Box::<DecompressorOxide>::default();
-    let (mut read, mut written) = (0, header);
+    let (mut read, mut written) = (0, 0);
     out.resize((packed.len() * 4).clamp(1024.min(max), max), 0);
     loop {
         let flags = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
         let rest = body.get(read..)?;
-        let (status, taken, made) = core::decompress(&mut state, rest, &mut out, written, flags);
+        // Nothing of the content may refer to the header.
+        let plain = out.get_mut(header..)?;
+        let (status, taken, made) = core::decompress(&mut state, rest, plain, written, flags);
         read += taken;
         written += made;
         match status {
@@ -94,7 +106,7 @@ pub fn inflate_all(packed: &[u8], max: usize) -> Option<Vec<u8>> {
             _ => return None,
         }
     }
-    out.truncate(written);
+    out.truncate(header + written);
     Some(out)
 }
 
@@ -149,8 +161,8 @@ mod tests {
             let packed = file(head, &plain, recipe);
             let (inflated, found) = super::recipe(&packed, 1 << 20).unwrap();
             assert_eq!((found, &inflated[..head.len()]), (recipe, head));
-            let mut again = vec![0; inflated.len()];
-            inflate(&packed, &mut again).unwrap();
+            let mut again = Vec::new();
+            inflate(&packed, inflated.len(), &mut again).unwrap();
             assert_eq!(again, inflated);
             assert!(inflate_all(&packed, inflated.len() - 1).is_none());
         }
@@ -164,14 +176,27 @@ mod tests {
             Recipe::LIKELY[0],
         );
         for cut in 0..20 {
-            assert!(inflate(&packed[..cut], &mut [0; 1010]).is_err());
+            assert!(inflate(&packed[..cut], 1010, &mut Vec::new()).is_err());
             assert!(recipe(&packed[..cut], 2000).is_none());
         }
         for len in [0, 10, 1009, 1011] {
-            assert!(inflate(&packed, &mut vec![0; len]).is_err(), "{len}");
+            let mut out = vec![1];
+            assert!(inflate(&packed, len, &mut out).is_err(), "{len}");
+            assert_eq!(out.len(), 1 + len);
         }
         assert!(remake(&[0x1f; 30], Recipe::LIKELY[0], 4096).is_err());
         assert!(remake(&packed[..10], Recipe::LIKELY[0], 17).is_err());
+    }
+
+    #[test]
+    fn a_last_block_may_be_empty() {
+        let mut packed = b"\x1f\x8b\x08\0\0\0\0\0\x02\x03".to_vec();
+        // Two bytes as they are, then none.
+        packed.extend(b"\x00\x02\x00\xfd\xffxy\x01\x00\x00\xff\xff");
+        let mut out = Vec::new();
+        inflate(&packed, 12, &mut out).unwrap();
+        assert_eq!(out[10..], *b"xy");
+        assert_eq!(inflate_all(&packed, 100).unwrap(), out);
     }
 
     proptest! {
@@ -182,7 +207,7 @@ mod tests {
                 start.copy_from_slice(&START);
             }
             let _ = remake(&bytes, Recipe::LIKELY[1], len);
-            let _ = inflate(&bytes, &mut vec![0; len]);
+            let _ = inflate(&bytes, len, &mut Vec::new());
             let _ = recipe(&bytes, 4096);
         }
     }

@@ -145,7 +145,7 @@ fn read_sources<D: Disk + ?Sized>(
     base: &D,
     object: &dyn Fn() -> String,
 ) -> Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(unit.source_bytes() as usize);
+    let mut out = Vec::with_capacity(unit.source_bytes() as usize + 1);
     let mut hasher = Hasher::default();
     let mut inflated = Ok(());
     for source in &unit.sources {
@@ -158,9 +158,7 @@ fn read_sources<D: Disk + ?Sized>(
             Some(len) => {
                 let packed = read_source(source, base)?;
                 hasher.update(&packed);
-                out.resize(at + len as usize, 0);
-                let to = out.get_mut(at..).unwrap_or_default();
-                inflated = inflated.and(gzip::inflate(&packed, to));
+                inflated = inflated.and(gzip::inflate(&packed, len as usize, &mut out));
             }
         }
     }

@@ -178,10 +178,7 @@ impl<O: Disk, N: Disk> Work<'_, O, N> {
             match source.inflate {
                 None => bytes.append(&mut read),
                 Some(len) => {
-                    let at = bytes.len();
-                    bytes.resize(at + len as usize, 0);
-                    let to = bytes.get_mut(at..).unwrap_or_default();
-                    gzip::inflate(&read, to).map_err(internal)?;
+                    gzip::inflate(&read, len as usize, &mut bytes).map_err(internal)?;
                 }
             }
         }
@@ -198,10 +195,7 @@ impl<O: Disk, N: Disk> Work<'_, O, N> {
             match *gzip {
                 None => bytes.append(&mut read),
                 Some((len, _)) => {
-                    let at = bytes.len();
-                    bytes.resize(at + len as usize, 0);
-                    let to = bytes.get_mut(at..).unwrap_or_default();
-                    gzip::inflate(&read, to).map_err(internal)?;
+                    gzip::inflate(&read, len as usize, &mut bytes).map_err(internal)?;
                 }
             }
         }
