@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A private copy of a store.
+//! Copies that leave out what is zero, and a private copy of a store.
 //!
 //! A kernel merge empties the store it works on. Whoever wants to keep an image gives the kernel a
 //! copy: one that shares the blocks where the file system can do that, else a plain one.
@@ -11,7 +11,10 @@ use crate::disk::Disk;
 use crate::error::Error;
 use crate::error::Result;
 use crate::output::folder;
+use crate::progress::Progress;
+use crate::progress::Silent;
 use crate::store::Store;
+use crate::writer::is_zero;
 use std::path::Path;
 use tempfile::NamedTempFile;
 
@@ -44,11 +47,19 @@ pub fn private(store: &Store<Device>, dir: Option<&Path>) -> Result<NamedTempFil
         .next_free
         .max(store.layout().chunks_for(survey.exceptions));
     let size = chunks.max(3).min(store.bounds().cow_chunks) * store.chunk_bytes();
-    copy(from, &to, size)?;
+    data(from, &to, size, BATCH as usize, &Silent)?;
+    disk::flush(&to)?;
     Ok(temp)
 }
 
-fn copy(from: &Device, to: &Device, size: u64) -> Result<()> {
+/// Copies the first `size` bytes, without pieces of `piece` bytes that are zero.
+pub fn data(
+    from: &Device,
+    to: &Device,
+    size: u64,
+    piece: usize,
+    watch: &dyn Progress,
+) -> Result<()> {
     to.reserve(size)
         .map_err(|e| Error::io("make room in", to.name(), e))?;
     let mut buf = Vec::new();
@@ -57,10 +68,15 @@ fn copy(from: &Device, to: &Device, size: u64) -> Result<()> {
         let len = BATCH.min(size - at);
         buf.resize(usize::try_from(len).unwrap_or(0), 0);
         disk::read(from, at, &mut buf)?;
-        if !crate::writer::is_zero(&buf) {
-            disk::write(to, at, &buf)?;
+        for (bytes, place) in buf.chunks(piece).zip((at..).step_by(piece)) {
+            if !is_zero(bytes) {
+                disk::write(to, place, bytes)?;
+            }
+        }
+        if watch.stop() {
+            return Err(Error::Interrupted);
         }
         at = from.next_data(at + len);
     }
-    disk::flush(to)
+    Ok(())
 }

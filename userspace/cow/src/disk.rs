@@ -21,6 +21,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 /// Something with numbered bytes. Calls may come from several threads.
+///
+/// One that is only read leaves out what is for writing.
 pub trait Disk: Sync {
     /// Name for messages.
     fn name(&self) -> String;
@@ -32,13 +34,19 @@ pub trait Disk: Sync {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
     /// Writes all of `buf` at `offset`.
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
+    fn write_at(&self, _offset: u64, _buf: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
 
     /// Makes everything written durable.
-    fn flush(&self) -> io::Result<()>;
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Makes sure that `size` bytes are there, those that were not as zeros.
-    fn reserve(&self, size: u64) -> io::Result<()>;
+    fn reserve(&self, _size: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
 
     /// Where the next bytes from `offset` on may be anything but zero; the size if nowhere.
     fn next_data(&self, offset: u64) -> u64 {

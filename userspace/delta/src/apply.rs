@@ -115,18 +115,6 @@ impl<B: Disk> Disk for Old<'_, B> {
         self.disk.read_at(offset, buf)
     }
 
-    fn write_at(&self, _offset: u64, _buf: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn reserve(&self, _size: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
     fn next_data(&self, offset: u64) -> u64 {
         self.disk.next_data(offset).min(self.len)
     }

@@ -140,18 +140,6 @@ impl<B: Disk, S: Disk> Disk for Shown<'_, B, S> {
         Ok(())
     }
 
-    fn write_at(&self, _offset: u64, _buf: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn reserve(&self, _size: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
     fn next_data(&self, offset: u64) -> u64 {
         let (run, next) = self.find(offset);
         if run.is_some() {

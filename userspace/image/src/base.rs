@@ -4,6 +4,7 @@
 
 use crate::error::Error;
 use crate::error::Result;
+use dmholey_cow::copy;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
 use dmholey_cow::Progress;
@@ -13,8 +14,6 @@ use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 
-/// Bytes copied at a time.
-const BATCH: u64 = 1 << 20;
 /// Bytes in a block of a new file system.
 const BLOCK: u64 = 4096;
 /// The smallest file system that is made: a smaller one has no room for a journal.
@@ -50,34 +49,11 @@ huge = {
 
 /// Makes `to` a copy of `from`: one that shares its blocks where the file system below can do that, else
 /// one that leaves out what is zero.
-pub(crate) fn copy(from: &Device, to: &Device, progress: &dyn Progress) -> Result<()> {
+pub(crate) fn duplicate(from: &Device, to: &Device, progress: &dyn Progress) -> Result<()> {
     if !from.is_block() && rustix::fs::ioctl_ficlone(to.file(), from.file()).is_ok() {
         return Ok(());
     }
-    let size = from.size();
-    to.reserve(size)
-        .map_err(|e| Error::io("make room in", to.name(), e))?;
-    let mut buf = Vec::new();
-    let mut at = from.next_data(0);
-    while at < size {
-        let len = BATCH.min(size - at);
-        buf.resize(usize::try_from(len).unwrap_or(0), 0);
-        from.read_at(at, &mut buf)
-            .map_err(|e| Error::io("read", from.name(), e))?;
-        for (piece, place) in buf
-            .chunks(BLOCK as usize)
-            .zip((at..).step_by(BLOCK as usize))
-        {
-            if piece.iter().any(|&byte| byte != 0) {
-                to.write_at(place, piece)
-                    .map_err(|e| Error::io("write", to.name(), e))?;
-            }
-        }
-        if progress.stop() {
-            return Err(Error::Interrupted);
-        }
-        at = from.next_data(at + len);
-    }
+    copy::data(from, to, from.size(), BLOCK as usize, progress)?;
     Ok(())
 }
 

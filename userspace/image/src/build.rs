@@ -121,7 +121,7 @@ pub fn build(
     let path = place.path().to_path_buf();
     let (mut fs, tree) = match &base {
         Some(base) => {
-            base::copy(base, &device, progress)?;
+            base::duplicate(base, &device, progress)?;
             let fs = open_copy(base, &device, &path, size, options)?;
             let limits = Limits::of(size, fs.inodes().into());
             let tree = read_tree(source, output, options, limits)?;

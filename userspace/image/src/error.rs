@@ -24,16 +24,9 @@ pub enum Kind {
 /// A failure; it names the object it is about and, where there is one, the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An operating system call failed.
-    #[error("cannot {action} {object}")]
-    Io {
-        /// What was tried, as an infinitive.
-        action: &'static str,
-        /// The file, perhaps with a place in it.
-        object: String,
-        /// The system's answer.
-        source: io::Error,
-    },
+    /// Input, output, a refusal or an interruption, as for COW stores.
+    #[error(transparent)]
+    Disk(#[from] dmholey_cow::Error),
     /// libext2fs failed.
     #[error("cannot {action} of {object}: {answer}")]
     FileSystem {
@@ -65,35 +58,17 @@ pub enum Error {
         /// Of what.
         what: &'static str,
     },
-    /// The request was refused before anything was changed.
-    #[error("{object}: {why}")]
-    Refused {
-        /// The file or device.
-        object: String,
-        /// The reason and the way out.
-        why: String,
-    },
-    /// What is shared with COW images failed.
-    #[error(transparent)]
-    Cow(#[from] dmholey_cow::Error),
-    /// Somebody asked to stop.
-    #[error("interrupted")]
-    Interrupted,
 }
 
 impl Error {
     /// An input or output error about `object`.
     pub fn io(action: &'static str, object: impl ToString, source: io::Error) -> Self {
-        Self::Io {
-            action,
-            object: object.to_string(),
-            source,
-        }
+        dmholey_cow::Error::io(action, object, source).into()
     }
 
     /// The same about a path.
     pub fn path(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::io(action, path.display(), source)
+        dmholey_cow::Error::path(action, path, source).into()
     }
 
     /// An input that cannot be worked with.
@@ -106,25 +81,20 @@ impl Error {
 
     /// A refusal about `object`.
     pub fn refused(object: impl ToString, why: impl Into<String>) -> Self {
-        Self::Refused {
-            object: object.to_string(),
-            why: why.into(),
-        }
+        dmholey_cow::Error::refused(object, why).into()
     }
 
     /// What the failure means.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Io { .. } | Self::NoRoom { .. } => Kind::Io,
+            Self::NoRoom { .. } => Kind::Io,
             Self::FileSystem { .. } | Self::Input { .. } => Kind::Input,
-            Self::Refused { .. } => Kind::Refused,
-            Self::Cow(cow) => match cow.kind() {
+            Self::Disk(error) => match error.kind() {
                 dmholey_cow::Kind::Io => Kind::Io,
                 dmholey_cow::Kind::Store => Kind::Input,
                 dmholey_cow::Kind::Refused => Kind::Refused,
                 dmholey_cow::Kind::Interrupted => Kind::Interrupted,
             },
-            Self::Interrupted => Kind::Interrupted,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 //! How far the work is, and whether to go on.
 
-use crate::error::Error;
 use crate::error::Result;
+use dmholey_cow::progress;
 use dmholey_cow::Progress;
 use std::cell::Cell;
 
@@ -39,10 +39,7 @@ impl Step for Counter<'_> {
     fn done(&self, bytes: u64) -> Result<()> {
         self.done
             .set(self.done.get().saturating_add(bytes).min(self.total));
-        self.progress.update(self.done.get(), self.total);
-        if self.progress.stop() {
-            return Err(Error::Interrupted);
-        }
+        progress::step(self.progress, self.done.get(), self.total)?;
         Ok(())
     }
 }

@@ -2,8 +2,7 @@
 
 //! `dmholey cow diff`
 
-use super::same_file;
-use crate::exit::refuse;
+use super::not_an_input;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::progress::Meter;
@@ -49,12 +48,7 @@ struct Made {
 
 /// Runs the command.
 pub fn run(args: &Diff, output: Output) -> anyhow::Result<Exit> {
-    for input in [&args.old, &args.new] {
-        if same_file(input, &args.output) {
-            let text = format!("{}: is also an input", args.output.display());
-            return Err(refuse(Exit::Refused, text));
-        }
-    }
+    not_an_input(&args.output, &[&args.old, &args.new])?;
     let old = Device::open(&args.old, Access::Read)?;
     let new = Device::open(&args.new, Access::Read)?;
     diff::same_size(&old, &new)?;

@@ -9,6 +9,7 @@ pub mod dump;
 pub mod info;
 pub mod online;
 
+use crate::exit::refuse;
 use crate::exit::Exit;
 use crate::output::Output;
 use clap::Subcommand;
@@ -64,7 +65,7 @@ fn open_store(path: &Path) -> anyhow::Result<Store<Device>> {
 }
 
 /// Whether two paths lead to the same file or device.
-pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+fn same_file(a: &Path, b: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     use std::os::unix::fs::MetadataExt;
     let (Ok(a), Ok(b)) = (std::fs::metadata(a), std::fs::metadata(b)) else {
@@ -72,4 +73,13 @@ pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     };
     let block = a.file_type().is_block_device() && b.file_type().is_block_device();
     (a.dev(), a.ino()) == (b.dev(), b.ino()) || (block && a.rdev() == b.rdev())
+}
+
+/// Fails if the output is one of the inputs.
+pub(crate) fn not_an_input(output: &Path, inputs: &[&Path]) -> anyhow::Result<()> {
+    if inputs.iter().any(|input| same_file(input, output)) {
+        let text = format!("{}: is also an input", output.display());
+        return Err(refuse(Exit::Refused, text));
+    }
+    Ok(())
 }

@@ -9,8 +9,7 @@ pub mod info;
 pub mod make;
 pub mod to_cow;
 
-use crate::commands::cow::same_file;
-use crate::exit::refuse;
+use crate::commands::cow::not_an_input;
 use crate::exit::Exit;
 use crate::output::Output;
 use clap::Subcommand;
@@ -68,13 +67,4 @@ fn open_delta(path: &Path) -> anyhow::Result<dmholey_delta::Delta<Device>> {
 /// Opens an image for reading.
 fn open(path: &Path) -> anyhow::Result<Device> {
     Ok(Device::open(path, Access::Read)?)
-}
-
-/// Fails if the output is one of the inputs.
-fn not_an_input(output: &Path, inputs: &[&Path]) -> anyhow::Result<()> {
-    if inputs.iter().any(|input| same_file(input, output)) {
-        let text = format!("{}: is also an input", output.display());
-        return Err(refuse(Exit::Refused, text));
-    }
-    Ok(())
 }

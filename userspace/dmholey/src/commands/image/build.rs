@@ -2,7 +2,7 @@
 
 //! `dmholey image build`
 
-use crate::commands::cow::same_file;
+use crate::commands::cow::not_an_input;
 use crate::exit::refuse;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -16,6 +16,7 @@ use dmholey_image::Built;
 use dmholey_image::Options;
 use dmholey_image::Source;
 use serde::Serialize;
+use std::path::Path;
 use std::path::PathBuf;
 
 /// Arguments of `image build`.
@@ -93,13 +94,8 @@ struct Made {
 /// Runs the command.
 pub fn run(args: &Build, output: Output) -> anyhow::Result<Exit> {
     let inputs = args.base.iter().chain([&args.tree]);
-    if let Some(input) = inputs
-        .into_iter()
-        .find(|input| same_file(input, &args.output))
-    {
-        let text = format!("{}: is also an input", input.display());
-        return Err(refuse(Exit::Refused, text));
-    }
+    let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
+    not_an_input(&args.output, &inputs)?;
     signals::install()?;
     let options = Options {
         base: args.base.clone(),
