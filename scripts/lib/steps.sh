@@ -1,21 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
-# A row of steps, each of which runs, also after one has failed; the last lines tell what failed. Sourced.
+# A row of steps, each of which runs, also after one has failed; the last lines tell what failed, and how. Sourced.
 #
 # Functions of steps can run side by side (beside): each is a lane, with its name in front of what it says.
 
-steps=$(mktemp)
-trap 'rm -f "$steps"' EXIT
+steps=$(mktemp) failures=$(mktemp)
+trap 'rm -f "$steps" "$failures"' EXIT
 
 # step TITLE COMMAND...
 step() {
-    local title=$1 begin=$SECONDS result=ok
+    local title=$1 begin=$SECONDS result=ok said
     shift
+    said=$(mktemp)
     printf '\n=== %s: %s\n' "$title" "$*"
-    "$@" </dev/null || result="FAILED (status $?)"
+    "$@" </dev/null 2>&1 | tee "$said" || result="FAILED (status ${PIPESTATUS[0]})"
     printf '%6d s  %-32s %s\n' $((SECONDS - begin)) "$title" "$result" >>"$steps"
     printf -- '--- %s: %s after %d s\n' "$title" "$result" $((SECONDS - begin))
+    # At once: another lane may write to this file, too.
+    [ "$result" = ok ] || printf '%s\n' "$(what_failed "$title" "$said")" >>"$failures"
+    rm -f "$said"
     [ "$result" = ok ]
+}
+
+# what_failed TITLE FILE: of what a step has said, what says why it failed
+what_failed() {
+    printf '\n=== failed: %s\n' "$1"
+    grep -E -A 12 '^(FAIL |FAILED|error|test .* FAILED|thread .* panicked)' "$2" | head -n 60 || true
+    printf -- '--- its last lines\n'
+    tail -n 15 "$2"
 }
 
 # beside LANE...: runs these functions side by side, and waits for all of them
@@ -32,6 +44,7 @@ beside() {
 
 # finish: the summary; fails if a step has
 finish() {
+    cat "$failures"
     printf '\n=== summary\n'
     cat "$steps"
     if grep -q ' FAILED (status' "$steps"; then
