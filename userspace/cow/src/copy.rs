@@ -11,6 +11,7 @@ use crate::disk::Disk;
 use crate::error::Error;
 use crate::error::Result;
 use crate::output::folder;
+use crate::progress;
 use crate::progress::Progress;
 use crate::progress::Silent;
 use crate::store::Store;
@@ -52,10 +53,27 @@ pub fn private(store: &Store<Device>, dir: Option<&Path>) -> Result<NamedTempFil
     Ok(temp)
 }
 
+/// Copies the first `size` bytes, those that are zero as well.
+pub fn all(from: &impl Disk, to: &impl Disk, size: u64, watch: &dyn Progress) -> Result<()> {
+    to.reserve(size)
+        .map_err(|e| Error::io("make room in", to.name(), e))?;
+    let mut buf = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let len = BATCH.min(size - at);
+        buf.resize(usize::try_from(len).unwrap_or(0), 0);
+        disk::read(from, at, &mut buf)?;
+        disk::write(to, at, &buf)?;
+        at += len;
+        progress::step(watch, at, size)?;
+    }
+    Ok(())
+}
+
 /// Copies the first `size` bytes, without pieces of `piece` bytes that are zero.
 pub fn data(
-    from: &Device,
-    to: &Device,
+    from: &impl Disk,
+    to: &impl Disk,
     size: u64,
     piece: usize,
     watch: &dyn Progress,
@@ -73,9 +91,7 @@ pub fn data(
                 disk::write(to, place, bytes)?;
             }
         }
-        if watch.stop() {
-            return Err(Error::Interrupted);
-        }
+        progress::step(watch, at + len, size)?;
         at = from.next_data(at + len);
     }
     Ok(())

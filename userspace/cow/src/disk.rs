@@ -54,6 +54,36 @@ pub trait Disk: Sync {
     }
 }
 
+impl<D: Disk + ?Sized> Disk for &D {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        (**self).write_at(offset, buf)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        (**self).flush()
+    }
+
+    fn reserve(&self, size: u64) -> io::Result<()> {
+        (**self).reserve(size)
+    }
+
+    fn next_data(&self, offset: u64) -> u64 {
+        (**self).next_data(offset)
+    }
+}
+
 /// [`Disk::read_at`] with an error that names the place.
 pub fn read(disk: &(impl Disk + ?Sized), offset: u64, buf: &mut [u8]) -> Result<()> {
     disk.read_at(offset, buf)
@@ -80,6 +110,9 @@ fn at(disk: &(impl Disk + ?Sized), offset: u64) -> String {
 pub enum Access {
     /// For reading, beside anybody.
     Read,
+    /// For reading what must not change meanwhile: a block device that is mounted or part of another
+    /// one is refused.
+    Still,
     /// For reading and writing, alone: a block device that is mounted or part of another one is
     /// refused, and so is a file that another instance writes to.
     Write,
@@ -112,7 +145,7 @@ impl Device {
         let write = access == Access::Write;
         let mut options = OpenOptions::new();
         options.read(true).write(write);
-        if write && kind.is_block_device() {
+        if access != Access::Read && kind.is_block_device() {
             // Only this meaning of O_EXCL exists without O_CREAT: nobody else claims the device.
             options.custom_flags(OFlags::EXCL.bits() as i32);
         }

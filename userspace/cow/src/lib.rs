@@ -11,6 +11,7 @@
 //! | [`store`] | reads a store and believes nothing in it before it is checked |
 //! | [`writer`] | builds a store as a stream; it becomes a store with its last write |
 //! | [`scatter`] | builds a store whose data comes in any order |
+//! | [`stack`] | what stores show, one over the other |
 //! | [`output`] | a file that appears whole under its name, or a device that may be overwritten |
 //! | [`mod@diff`] | the difference of two images as a store |
 //! | [`mod@apply`] | copies a store's content into an image, offline and restartably |
@@ -33,6 +34,7 @@ mod numbers;
 pub mod output;
 pub mod progress;
 pub mod scatter;
+pub mod stack;
 pub mod store;
 pub mod writer;
 
@@ -45,5 +47,6 @@ pub use error::Result;
 pub use holey_core::format;
 pub use progress::Progress;
 pub use scatter::Scatter;
+pub use stack::Stack;
 pub use store::Store;
 pub use writer::Writer;

@@ -13,9 +13,12 @@ use dmholey_cow::Disk;
 use dmholey_cow::Progress;
 use ring::digest::Context;
 use ring::digest::SHA256;
+use serde::Deserialize;
+use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -46,6 +49,35 @@ impl fmt::Display for Digest {
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
+    }
+}
+
+impl FromStr for Digest {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let mut digest = [0; LEN];
+        let digits = text.as_bytes().chunks_exact(2);
+        let mut well = text.len() == 2 * LEN;
+        for (to, digits) in digest.iter_mut().zip(digits) {
+            // from_str_radix takes signs, too.
+            let byte = std::str::from_utf8(digits).ok();
+            let byte = byte.filter(|text| text.bytes().all(|digit| digit.is_ascii_hexdigit()));
+            match byte.and_then(|text| u8::from_str_radix(text, 16).ok()) {
+                Some(byte) => *to = byte,
+                None => well = false,
+            }
+        }
+        let why = || format!("'{text}' is no SHA-256 digest; it has 64 digits from 0 to f");
+        well.then_some(Self(digest)).ok_or_else(why)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -148,6 +180,16 @@ mod tests {
     fn digests_are_those_of_sha256() {
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Digest::of(b"abc").to_string(), text);
+        assert_eq!(text.parse(), Ok(Digest::of(b"abc")));
+        for bad in [
+            "",
+            "ab",
+            &text[1..],
+            &text.replace('b', "+"),
+            &text.replace('f', "é"),
+        ] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
     }
 
     #[test]

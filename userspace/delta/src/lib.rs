@@ -15,7 +15,7 @@
 //! | [`program`] | output out of a source, with additions |
 //! | [`deflate`], [`gzip`] | make compressed files again, to the bit |
 //! | [`mod@apply`] | makes the new image out of the old one and a delta |
-//! | [`cow`] | the same as a COW store, and a COW store as an image |
+//! | [`cow`] | the same as a COW store |
 //! | [`check`], [`info`] | look at a delta |
 //! | [`mod@make`] | makes a delta |
 //! | [`ext4`] | where the files of an image are, for whoever makes a delta |

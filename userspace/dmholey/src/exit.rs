@@ -20,7 +20,7 @@ pub enum Exit {
     Findings,
     /// The kernel or one of its devices refused.
     Kernel,
-    /// The input is no COW store or delta, or a damaged or invalidated one.
+    /// The input is no COW store, delta or repository, or a damaged or invalidated one.
     Store,
     /// Refused to protect data; nothing was changed.
     Refused,
@@ -40,7 +40,7 @@ impl Exit {
         (Self::Kernel, "the kernel or one of its devices refused"),
         (
             Self::Store,
-            "the input is no COW store or delta, or a damaged or invalidated one",
+            "the input is no COW store, delta or repository, or a damaged or invalidated one",
         ),
         (
             Self::Refused,
@@ -74,7 +74,9 @@ impl Exit {
             }
             let cow = cause.downcast_ref::<dmholey_cow::Error>();
             let delta = cause.downcast_ref::<dmholey_delta::Error>();
-            if let Some(kind) = cow.map(|e| e.kind()).or(delta.map(|e| e.kind())) {
+            let repository = cause.downcast_ref::<dmholey_repository::Error>();
+            let kind = cow.map(|e| e.kind()).or(delta.map(|e| e.kind()));
+            if let Some(kind) = kind.or(repository.map(|e| e.kind())) {
                 return match kind {
                     Kind::Io => Self::Failed,
                     Kind::Store => Self::Store,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Sizes as people write and read them.
+//! Sizes and times as people write and read them.
 
 use dmholey_cow::format::ChunkSize;
 use dmholey_cow::format::SECTOR_SIZE;
+use time::format_description::well_known::Rfc3339;
+use time::OffsetDateTime;
 
 /// Units by their letter, in bytes.
 const UNITS: [(char, u64); 6] = [
@@ -84,9 +86,23 @@ pub fn percent(part: u64, whole: u64) -> f64 {
     (part as f64 * 1000.0 / whole as f64).floor() / 10.0
 }
 
+/// A time in seconds since 1970, as a date with a time in UTC.
+pub fn utc(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok();
+    let time = time.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let text = time.and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| format!("{seconds} s"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(utc(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(utc(u64::MAX), format!("{} s", u64::MAX));
+    }
 
     #[test]
     fn sizes_are_read() {

@@ -4,6 +4,7 @@
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::progress::OnlyStop;
 use dmholey_cow::copy;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
@@ -53,7 +54,8 @@ pub(crate) fn duplicate(from: &Device, to: &Device, progress: &dyn Progress) -> 
     if !from.is_block() && rustix::fs::ioctl_ficlone(to.file(), from.file()).is_ok() {
         return Ok(());
     }
-    copy::data(from, to, from.size(), BLOCK as usize, progress)?;
+    let watch = OnlyStop(progress);
+    copy::data(from, to, from.size(), BLOCK as usize, &watch)?;
     Ok(())
 }
 

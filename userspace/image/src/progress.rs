@@ -18,6 +18,17 @@ pub(crate) trait Step {
     }
 }
 
+/// Is asked whether to stop, and told nothing: of what is not counted.
+pub(crate) struct OnlyStop<'a>(pub(crate) &'a dyn Progress);
+
+impl Progress for OnlyStop<'_> {
+    fn update(&self, _done: u64, _total: u64) {}
+
+    fn stop(&self) -> bool {
+        self.0.stop()
+    }
+}
+
 /// Counts steps up to a total.
 pub(crate) struct Counter<'a> {
     progress: &'a dyn Progress,

@@ -11,6 +11,7 @@ use crate::index::Method;
 use dmholey_cow::progress::Silent;
 use dmholey_cow::writer::Ground;
 use dmholey_cow::MemDisk;
+use dmholey_cow::Stack;
 use dmholey_cow::Store;
 use proptest::prelude::*;
 
@@ -48,8 +49,8 @@ fn round_trip(old: &[u8], new: &[u8]) -> Delta<MemDisk> {
 fn through_cow(delta: &Delta<MemDisk>, old: &MemDisk, new: &[u8]) {
     let store = MemDisk::default();
     let (store, ..) = cow::to_cow(delta, old, store, Ground::Zero, &Silent).unwrap();
-    let mut store = Store::open(store).unwrap();
-    let shown = cow::Shown::new(old, &mut store).unwrap();
+    let mut shown = Stack::new(old, old.size());
+    shown.push(Store::open(store).unwrap()).unwrap();
     let mut bytes = vec![0; new.len()];
     shown.read_at(0, &mut bytes).unwrap();
     assert!(bytes == new);

@@ -5,6 +5,7 @@
 use super::not_an_input;
 use super::open;
 use super::open_delta;
+use crate::exit::refuse;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::progress::Meter;
@@ -12,10 +13,15 @@ use crate::signals;
 use crate::units::human;
 use clap::Args;
 use dmholey_cow::output;
+use dmholey_cow::Device;
+use dmholey_cow::Disk;
+use dmholey_cow::MemDisk;
 use dmholey_delta::apply;
 use dmholey_delta::apply::Applied;
 use dmholey_delta::apply::Old;
+use dmholey_delta::Delta;
 use serde::Serialize;
+use std::path::Path;
 use std::path::PathBuf;
 
 /// Arguments of `delta apply`.
@@ -23,9 +29,9 @@ use std::path::PathBuf;
 pub struct Apply {
     /// The delta
     delta: PathBuf,
-    /// File or block device with the old version, which is only read
+    /// File or block device with the old version, which is only read; a delta from the empty image needs none
     #[arg(long, value_name = "OLD")]
-    base: PathBuf,
+    base: Option<PathBuf>,
     /// Where the new version goes: a new file, or a block device that starts with zeros
     #[arg(short, long, value_name = "NEW")]
     output: PathBuf,
@@ -45,14 +51,35 @@ struct Report {
 
 /// Runs the command.
 pub fn run(args: &Apply, output: Output) -> anyhow::Result<Exit> {
-    not_an_input(&args.output, &[&args.delta, &args.base])?;
+    let inputs = args.base.iter().chain([&args.delta]);
+    let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
+    not_an_input(&args.output, &inputs)?;
     let delta = open_delta(&args.delta)?;
-    let base = open(&args.base)?;
-    Old::new(&delta, &base)?;
+    match &args.base {
+        Some(base) => write(args, output, &delta, &open(base)?),
+        None if delta.plan.header.old_len > 0 => {
+            let text = format!(
+                "{}: needs the old version, of {} bytes; name it with --base",
+                args.delta.display(),
+                delta.plan.header.old_len
+            );
+            Err(refuse(Exit::Refused, text))
+        }
+        None => write(args, output, &delta, &MemDisk::default()),
+    }
+}
+
+fn write(
+    args: &Apply,
+    output: Output,
+    delta: &Delta<Device>,
+    base: &impl Disk,
+) -> anyhow::Result<Exit> {
+    Old::new(delta, base)?;
     signals::install()?;
     let (place, disk, ground) = output::Output::create(&args.output, args.force)?;
     let meter = Meter::new(format!("writing to {}", args.output.display()), output);
-    let applied = apply::apply(&delta, &base, &disk, ground, &meter)?;
+    let applied = apply::apply(delta, base, &disk, ground, &meter)?;
     drop(meter);
     place.commit()?;
     let report = Report {

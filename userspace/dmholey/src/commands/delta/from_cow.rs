@@ -9,8 +9,9 @@ use super::open;
 use crate::exit::Exit;
 use crate::output::Output;
 use clap::Args;
+use dmholey_cow::Disk;
+use dmholey_cow::Stack;
 use dmholey_cow::Store;
-use dmholey_delta::cow::Shown;
 use std::path::PathBuf;
 
 /// Arguments of `delta from-cow`.
@@ -29,7 +30,7 @@ pub struct FromCow {
 pub fn run(args: &FromCow, output: Output) -> anyhow::Result<Exit> {
     not_an_input(&args.how.output, &[&args.cow, &args.base])?;
     let base = open(&args.base)?;
-    let mut store = Store::open(open(&args.cow)?)?;
-    let shown = Shown::new(&base, &mut store)?;
+    let mut shown = Stack::new(&base, base.size());
+    shown.push(Store::open(open(&args.cow)?)?)?;
     make::make(&args.base, &base, &shown, &args.how, output)
 }

@@ -3,12 +3,23 @@
 //! `dmholey image`
 
 pub mod build;
+pub mod check;
+pub mod checkpoint;
+pub mod diff;
+pub mod extract;
+pub mod list;
+pub mod prune;
+pub mod squash;
 
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::progress::Meter;
+use clap::Args;
 use clap::Subcommand;
+use dmholey_cow::Progress;
+use dmholey_delta::make;
 
-/// Make images of file systems
+/// Make images of file systems, and keep their versions
 #[derive(Debug, Subcommand)]
 pub enum Image {
     /// Build an ext4 image from a tree of files
@@ -20,11 +31,62 @@ pub enum Image {
     /// The image depends on the base, the tree and SOURCE_DATE_EPOCH alone, and appears under its name
     /// when it is complete.
     Build(build::Build),
+    /// Add the master image to a repository as its newest version
+    ///
+    /// The repository keeps what has changed since the version before, and a delta for clients that have
+    /// that one. Nothing is added if nothing has changed. An interruption leaves the repository as it was.
+    Checkpoint(checkpoint::Checkpoint),
+    /// List the versions in a repository
+    List(list::List),
+    /// Show what differs between two versions
+    ///
+    /// Of an ext4 file system, the files whose path or content differs are listed.
+    Diff(diff::Diff),
+    /// Make a delta between any two versions, for clients that skipped some
+    Squash(squash::Squash),
+    /// Remove old versions from a repository, and the deltas from them
+    Prune(prune::Prune),
+    /// Write a version as an image
+    Extract(extract::Extract),
+    /// Compare every version and every delta with its digest
+    ///
+    /// The repository is only read. Problems are listed, and then the exit status is 3.
+    Check(check::Check),
+}
+
+/// How deltas of a repository are made.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct DeltaHow {
+    /// How hard zstd works, from 1 to 22
+    #[arg(long, value_name = "N", default_value_t = make::DEFAULT_LEVEL,
+        value_parser = clap::value_parser!(i32).range(make::LEVELS))]
+    level: i32,
+}
+
+impl DeltaHow {
+    fn options(self) -> make::Options {
+        make::Options {
+            level: self.level,
+            ..make::Options::default()
+        }
+    }
 }
 
 /// Runs the command.
 pub fn run(args: &Image, output: Output) -> anyhow::Result<Exit> {
     match args {
         Image::Build(args) => build::run(args, output),
+        Image::Checkpoint(args) => checkpoint::run(args, output),
+        Image::List(args) => list::run(args, output),
+        Image::Diff(args) => diff::run(args, output),
+        Image::Squash(args) => squash::run(args, output),
+        Image::Prune(args) => prune::run(args, output),
+        Image::Extract(args) => extract::run(args, output),
+        Image::Check(args) => check::run(args, output),
     }
+}
+
+/// Shows the progress of each part of the work.
+fn watch(output: Output) -> impl Fn(&str) -> Box<dyn Progress> {
+    move |what| Box::new(Meter::new(what, output))
 }

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The versions of a master image, by the command.
+
+mod common;
+
+use common::pattern;
+use common::Lab;
+use std::fs;
+use std::time::Duration;
+use std::time::Instant;
+
+const CHUNK: usize = 4096;
+
+/// A lab with three versions of an image, of which the last one is larger.
+fn lab() -> Lab {
+    let lab = Lab::new();
+    let mut image = pattern(100 * CHUNK, 1);
+    lab.write("v1", &image);
+    image[7 * CHUNK] ^= 1;
+    lab.write("v2", &image);
+    image[90 * CHUNK..95 * CHUNK].fill(0);
+    image.extend(pattern(CHUNK + 100, 2));
+    lab.write("v3", &image);
+    for (image, note) in [("v1", "first"), ("v2", ""), ("v3", "larger")] {
+        lab.run(&[
+            "image",
+            "checkpoint",
+            "r",
+            image,
+            "--note",
+            note,
+            "--level",
+            "1",
+        ])
+        .code(0);
+    }
+    lab
+}
+
+#[test]
+fn versions_are_kept_and_given_back() {
+    let lab = lab();
+    let list = lab.run(&["image", "list", "r", "--json"]).code(0).json();
+    let numbers: Vec<u64> = list["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v["number"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    assert_eq!(list["versions"][1]["changed_bytes"], CHUNK);
+    let text = lab.run(&["image", "list", "r"]).code(0).out;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("version  made"), "{text}");
+    assert!(
+        lines[1].contains(" -  ") && lines[1].ends_with("first"),
+        "{text}"
+    );
+    assert!(
+        lines[3].contains("2: ") && lines[3].ends_with("larger"),
+        "{text}"
+    );
+    for version in ["1", "2", "3"] {
+        lab.run(&["image", "extract", "r", version, "-o", "x", "--force"])
+            .code(0);
+        assert!(lab.read("x") == lab.read(&format!("v{version}")));
+    }
+    let again = lab.run(&["image", "checkpoint", "r", "v3"]).code(0);
+    assert_eq!(again.out, "version 3: nothing has changed since\n");
+    let check = lab.run(&["image", "check", "r"]).code(0);
+    assert_eq!(check.out, "3 versions and 2 deltas: 0 problems\n");
+}
+
+#[test]
+fn clients_skip_versions_and_old_ones_go() {
+    let lab = lab();
+    let made = lab
+        .run(&["image", "squash", "r", "1", "3", "--json"])
+        .code(0)
+        .json();
+    assert_eq!(made["delta"], "r/delta-1-3");
+    lab.run(&["delta", "apply", "r/delta-1-3", "--base", "v1", "-o", "x"])
+        .code(0);
+    assert!(lab.read("x") == lab.read("v3"));
+    lab.run(&["image", "squash", "r", "0", "3"]).code(0);
+    lab.run(&["delta", "apply", "r/delta-0-3", "-o", "y"])
+        .code(0);
+    assert!(lab.read("y") == lab.read("v3"));
+    lab.run(&["delta", "apply", "r/delta-2-3", "-o", "z"])
+        .code(6)
+        .error(&["name it with --base"]);
+    let ran = lab.run(&["image", "prune", "r", "--keep", "2"]).code(0);
+    assert_eq!(ran.out, "1 version removed; the oldest is 2 now\n");
+    let mut names: Vec<_> = fs::read_dir(lab.path("r"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "base",
+            "cow-3",
+            "delta-0-3",
+            "delta-2-3",
+            "lock",
+            "repository.json"
+        ]
+    );
+    lab.run(&["image", "extract", "r", "1", "-o", "w"])
+        .code(6)
+        .error(&["r: has no version 1, but 2, 3"]);
+    lab.run(&["image", "extract", "r", "2", "-o", "w"]).code(0);
+    assert!(lab.read("w") == lab.read("v2"));
+}
+
+#[test]
+fn refusals_change_nothing() {
+    let lab = lab();
+    lab.write("x", b"");
+    let refuse = |args: &[&str], code, parts: &[&str]| {
+        lab.run_untouched(args).code(code).error(parts);
+    };
+    refuse(&["image", "list", "v1"], 6, &["v1: is no repository"]);
+    refuse(
+        &["image", "checkpoint", "r", "r"],
+        6,
+        &["r: is a directory"],
+    );
+    refuse(
+        &["image", "checkpoint", "r", "none"],
+        1,
+        &["cannot open none"],
+    );
+    refuse(&["image", "checkpoint", ".", "v1"], 6, &["holds something"]);
+    refuse(&["image", "squash", "r", "3", "1"], 6, &["from version 3"]);
+    refuse(
+        &["image", "squash", "r", "1", "9"],
+        6,
+        &["no version 9, but 1, 2, 3"],
+    );
+    refuse(&["image", "diff", "r", "0", "1"], 6, &["no version 0"]);
+    refuse(
+        &["image", "checkpoint", "r", "v1", "--note", "a\nb"],
+        6,
+        &["control characters"],
+    );
+    lab.write("r/repository.json", b"{\"format\": 2}");
+    refuse(&["image", "list", "r"], 5, &["repository.json: format 2"]);
+}
+
+/// Versions that were complete when the program was killed are there, and the next run goes on.
+#[test]
+fn a_kill_leaves_whole_versions() {
+    let lab = Lab::new();
+    let mut image = pattern(800 * CHUNK, 1);
+    lab.write("image", &image);
+    let checkpoint = ["image", "checkpoint", "r", "image", "--level", "1", "-q"];
+    lab.run(&checkpoint).code(0);
+    let mut images = vec![image.clone()];
+    let begin = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    let mut kills = 0;
+    while images.len() < 3 || kills == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(300), "it never ends");
+        for n in 0..250 {
+            image[(n * 3 + images.len()) * CHUNK] ^= 0x55;
+        }
+        lab.write("image", &image);
+        let mut child = lab.command(&checkpoint).spawn().unwrap();
+        std::thread::sleep(pause);
+        child.kill().unwrap();
+        let ended = child.wait().unwrap().success();
+        let list = lab.run(&["image", "list", "r", "--json"]).code(0).json();
+        let there = list["versions"].as_array().unwrap().len();
+        if there == images.len() + 1 {
+            images.push(image.clone());
+        }
+        assert_eq!(there, images.len());
+        kills += usize::from(!ended);
+        // Until it gets to its end, and then from the start again.
+        pause = if ended {
+            Duration::from_millis(3)
+        } else {
+            pause * 2
+        };
+    }
+    lab.run(&["image", "check", "r"]).code(0);
+    for (n, image) in images.iter().enumerate() {
+        let number = (n + 1).to_string();
+        lab.run(&["image", "extract", "r", &number, "-o", "x", "--force"])
+            .code(0);
+        assert!(lab.read("x") == *image, "version {number}");
+    }
+}
+
+#[test]
+fn changed_files_are_named() {
+    let lab = Lab::new();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = lab.path("tree").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    file("etc/same", &pattern(20_000, 1));
+    file("etc/gone", &pattern(9000, 2));
+    file("usr/bin/tool", &pattern(50_000, 3));
+    file("usr/empty", b"");
+    let build = |args: &[&str]| {
+        let all = [&["image", "build", "--tree", "tree"], args].concat();
+        lab.run(&all).code(0);
+    };
+    build(&["--size", "16M", "-o", "old"]);
+    fs::remove_file(lab.path("tree/etc/gone")).unwrap();
+    let mut tool = pattern(50_000, 3);
+    tool[40_000] ^= 1;
+    file("usr/bin/tool", &tool);
+    file("usr/new", &pattern(5000, 4));
+    // The blocks of the same files are elsewhere.
+    build(&["--size", "16M", "-o", "new"]);
+    for image in ["old", "new"] {
+        lab.run(&["image", "checkpoint", "r", image, "--level", "1"])
+            .code(0);
+    }
+    let diff = lab
+        .run(&["image", "diff", "r", "1", "2", "--json"])
+        .code(0)
+        .json();
+    let files: Vec<(&str, &str)> = diff["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| (f["path"].as_str().unwrap(), f["change"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ("etc/gone", "removed"),
+        ("usr/bin/tool", "changed"),
+        ("usr/new", "added"),
+    ];
+    assert_eq!(files, expected);
+    let text = lab.run(&["image", "diff", "r", "1", "2"]).code(0).out;
+    assert!(text.contains("M  usr/bin/tool  50000  50000\n"), "{text}");
+    let sum = "files: 1 added, 1 removed, 1 with other content\n";
+    assert!(text.ends_with(sum), "{text}");
+}
