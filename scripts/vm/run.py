@@ -147,6 +147,14 @@ def program_files(options):
     return tools
 
 
+def stripped(path):
+    """A program without what only debuggers read: that is most of it, and the guest has it in its memory."""
+    with tempfile.NamedTemporaryFile() as copy:
+        strip = subprocess.run(["strip", "--strip-debug", "-o", copy.name, path], stderr=subprocess.DEVNULL, check=False)
+        # Scripts have nothing of that kind.
+        return Path(copy.name if strip.returncode == 0 else path).read_bytes()
+
+
 HOLEY_LOAD = """#!/bin/sh
 # Loads dm-holey.ko with the modules that it needs. Arguments are module parameters.
 set -e
@@ -180,7 +188,7 @@ def run_files(options, release, config):
     if module:
         files.append(("holey/dm-holey.ko", module.read_bytes(), 0o644))
     tools = program_files(options)
-    files += [(f"holey/bin/{path.name}", path.read_bytes(), 0o755) for path in tools]
+    files += [(f"holey/bin/{path.name}", stripped(path), 0o755) for path in tools]
     files += [(path.lstrip("/"), Path(path).read_bytes(), 0o755) for path in initramfs.libraries(tools)]
     return files
 
