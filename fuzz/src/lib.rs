@@ -7,6 +7,7 @@
 //!
 //! | target | reads | is held against |
 //! | --- | --- | --- |
+//! | [`catalog`] | a catalog that clients read, and the list of a repository | the same, written again |
 //! | [`delta`] | a delta's index, and what applies it | the index, written again; nothing unchecked is written |
 //! | [`ext4`] | a file system's inodes and directories | what of it is in the image |
 //! | [`gzip`] | compressed files | the file, made again from its content |
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod area;
+mod catalog;
 mod delta;
 mod ext4;
 mod gzip;
@@ -34,6 +36,7 @@ mod store;
 mod table;
 
 pub use area::area;
+pub use catalog::catalog;
 pub use delta::delta;
 pub use ext4::ext4;
 pub use gzip::gzip;
@@ -48,8 +51,9 @@ pub use table::table;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and corpora.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("area", area),
+    ("catalog", catalog),
     ("delta", delta),
     ("ext4", ext4),
     ("gzip", gzip),

@@ -75,8 +75,10 @@ impl Exit {
             let cow = cause.downcast_ref::<dmholey_cow::Error>();
             let delta = cause.downcast_ref::<dmholey_delta::Error>();
             let repository = cause.downcast_ref::<dmholey_repository::Error>();
+            let publish = cause.downcast_ref::<dmholey_publish::Error>();
             let kind = cow.map(|e| e.kind()).or(delta.map(|e| e.kind()));
-            if let Some(kind) = kind.or(repository.map(|e| e.kind())) {
+            let kind = kind.or(repository.map(|e| e.kind()));
+            if let Some(kind) = kind.or(publish.map(|e| e.kind())) {
                 return match kind {
                     Kind::Io => Self::Failed,
                     Kind::Store => Self::Store,

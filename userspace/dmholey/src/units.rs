@@ -4,8 +4,7 @@
 
 use dmholey_cow::format::ChunkSize;
 use dmholey_cow::format::SECTOR_SIZE;
-use time::format_description::well_known::Rfc3339;
-use time::OffsetDateTime;
+use jiff::Timestamp;
 
 /// Units by their letter, in bytes.
 const UNITS: [(char, u64); 6] = [
@@ -89,9 +88,8 @@ pub fn percent(part: u64, whole: u64) -> f64 {
 /// A time in seconds since 1970, as a date with a time in UTC.
 pub fn utc(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
-    let time = time.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    let text = time.and_then(|time| time.format(&Rfc3339).ok());
-    text.unwrap_or_else(|| format!("{seconds} s"))
+    let time = time.and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| format!("{seconds} s"), |time| time.to_string())
 }
 
 #[cfg(test)]

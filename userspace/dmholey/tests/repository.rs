@@ -116,6 +116,70 @@ fn clients_skip_versions_and_old_ones_go() {
 }
 
 #[test]
+fn versions_are_published() {
+    let lab = lab();
+    let made = lab.run(&["image", "keys", "keys", "--json"]).code(0).json();
+    assert_eq!(made["root"], "keys/1.root.json");
+    let publish = ["image", "publish", "r", "--to", "web", "--keys", "keys"];
+    let text = lab.run(&publish).code(0).out;
+    assert!(
+        text.starts_with("version 3 in snapshot 1: 2 files added, "),
+        "{text}"
+    );
+    let names = |dir: &str| {
+        let entries = fs::read_dir(lab.path(dir)).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let metadata = [
+        "1.root.json",
+        "1.snapshot.json",
+        "1.targets.json",
+        "timestamp.json",
+    ];
+    assert_eq!(names("web/metadata"), metadata);
+    // Two deltas and the catalog, by their digests.
+    for name in names("web/targets") {
+        let (digest, _) = name.split_once('.').unwrap();
+        let bytes = lab.read(&format!("web/targets/{name}"));
+        assert_eq!(dmholey_delta::Digest::of(&bytes).to_string(), digest);
+    }
+    let args = [
+        "image",
+        "keys",
+        "keys",
+        "--rotate",
+        "timestamp",
+        "--rotate",
+        "root",
+    ];
+    assert_eq!(lab.run(&args).code(0).out, "keys/2.root.json: root 2\n");
+    let refresh = [
+        "image", "refresh", "--to", "web", "--keys", "keys", "--json",
+    ];
+    let done = lab.run(&refresh).code(0).json();
+    assert_eq!(
+        (&done["version"], &done["snapshot"]),
+        (&3.into(), &2.into())
+    );
+    assert!(names("web/metadata").contains(&"2.root.json".to_owned()));
+    let refuse = |args: &[&str], parts: &[&str]| {
+        lab.run_untouched(args).code(6).error(parts);
+    };
+    refuse(&["image", "keys", "keys"], &["is not empty"]);
+    refuse(&["image", "keys", "web", "--renew"], &["no N.root.json"]);
+    for name in names("keys") {
+        if name.starts_with("targets-") {
+            fs::remove_file(lab.path("keys").join(name)).unwrap();
+        }
+    }
+    refuse(&publish, &["is missing: the role 'targets' has to sign"]);
+}
+
+#[test]
 fn refusals_change_nothing() {
     let lab = lab();
     lab.write("x", b"");
@@ -140,7 +204,7 @@ fn refusals_change_nothing() {
         6,
         &["no version 9, but 1, 2, 3"],
     );
-    refuse(&["image", "diff", "r", "0", "1"], 6, &["no version 0"]);
+    refuse(&["image", "diff", "r", "9", "1"], 6, &["no version 9"]);
     refuse(
         &["image", "checkpoint", "r", "v1", "--note", "a\nb"],
         6,
@@ -156,7 +220,7 @@ fn a_kill_leaves_whole_versions() {
     let lab = Lab::new();
     let mut image = pattern(800 * CHUNK, 1);
     lab.write("image", &image);
-    let checkpoint = ["image", "checkpoint", "r", "image", "--level", "1", "-q"];
+    let checkpoint = ["image", "checkpoint", "r", "image", "--no-delta", "-q"];
     lab.run(&checkpoint).code(0);
     let mut images = vec![image.clone()];
     let begin = Instant::now();

@@ -16,10 +16,12 @@
 //! | [`squash`] | makes a delta between any two versions |
 //! | [`prune`] | removes old versions |
 //! | [`compare`] | tells what differs between two versions |
+//! | [`catalog`] | what clients are told of versions and deltas |
 //! | [`check`] | reads everything and compares it with its digests |
 
 #![forbid(unsafe_code)]
 
+pub mod catalog;
 pub mod check;
 pub mod checkpoint;
 pub mod compare;
@@ -29,6 +31,7 @@ pub mod prune;
 pub mod repository;
 pub mod squash;
 
+pub use catalog::Catalog;
 pub use error::Error;
 pub use error::Result;
 pub use manifest::Manifest;

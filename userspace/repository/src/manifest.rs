@@ -251,7 +251,7 @@ mod tests {
         refuse(&|m| m.deltas[0].to = 4, "from 1 to 4");
         refuse(
             &|m| m.base = m.base.map(|base| Base { version: 0, ..base }),
-            "nothing makes version 1",
+            "empty image",
         );
         refuse(&|m| m.deltas.push(m.deltas[0]), "twice");
         let error = Manifest::parse(b"{\"format\": 1, \"extra\": 2}").unwrap_err();

@@ -7,8 +7,10 @@ pub mod check;
 pub mod checkpoint;
 pub mod diff;
 pub mod extract;
+pub mod keys;
 pub mod list;
 pub mod prune;
+pub mod publish;
 pub mod squash;
 
 use crate::exit::Exit;
@@ -18,6 +20,8 @@ use clap::Args;
 use clap::Subcommand;
 use dmholey_cow::Progress;
 use dmholey_delta::make;
+use jiff::SignedDuration;
+use jiff::Timestamp;
 
 /// Make images of file systems, and keep their versions
 #[derive(Debug, Subcommand)]
@@ -52,6 +56,20 @@ pub enum Image {
     ///
     /// The repository is only read. Problems are listed, and then the exit status is 3.
     Check(check::Check),
+    /// Make the keys that sign what is published, or other ones
+    ///
+    /// Each of the four roles gets a key, and the root that names them is what clients are shipped with.
+    /// The key of the root is needed to rotate keys only: keep it elsewhere.
+    Keys(keys::KeysOf),
+    /// Publish the versions of a repository as static files
+    ///
+    /// Clients see all of it or what was there before. Files that are not offered any more stay for a
+    /// while, for clients that are in the middle of them.
+    Publish(publish::Publish),
+    /// Sign anew what is published, before it expires
+    ///
+    /// This needs the keys of the snapshot and the timestamp only.
+    Refresh(publish::Refresh),
 }
 
 /// How deltas of a repository are made.
@@ -83,7 +101,25 @@ pub fn run(args: &Image, output: Output) -> anyhow::Result<Exit> {
         Image::Prune(args) => prune::run(args, output),
         Image::Extract(args) => extract::run(args, output),
         Image::Check(args) => check::run(args, output),
+        Image::Keys(args) => keys::run(args, output),
+        Image::Publish(args) => publish::run(args, output),
+        Image::Refresh(args) => publish::refresh(args, output),
     }
+}
+
+/// This moment.
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// So many days.
+fn span(days: u32) -> SignedDuration {
+    SignedDuration::from_hours(i64::from(days) * 24)
+}
+
+/// So many days later, or the end of time.
+fn days(from: Timestamp, days: u32) -> Timestamp {
+    from.saturating_add(span(days)).unwrap_or(Timestamp::MAX)
 }
 
 /// Shows the progress of each part of the work.

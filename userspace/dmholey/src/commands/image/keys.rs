@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! `dmholey image keys`
+
+use super::days;
+use super::now;
+use crate::exit::Exit;
+use crate::output::Output;
+use clap::Args;
+use clap::ValueEnum;
+use dmholey_publish::keys::RoleType;
+use dmholey_publish::Keys;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Arguments of `image keys`.
+#[derive(Debug, Args)]
+pub struct KeysOf {
+    /// Folder of the keys: a new or empty one, unless --rotate or --renew is given
+    keys: PathBuf,
+    /// Give this role another key
+    #[arg(long, value_name = "ROLE")]
+    rotate: Vec<Role>,
+    /// Make the next root with the keys there are, so that it expires later
+    #[arg(long)]
+    renew: bool,
+    /// For how many days the root is good
+    #[arg(long, value_name = "DAYS", default_value_t = 365)]
+    root_days: u32,
+}
+
+/// The roles that have keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Role {
+    /// Names the keys of all roles
+    Root,
+    /// Signs what is published
+    Targets,
+    /// Signs which metadata belongs together
+    Snapshot,
+    /// Signs that nothing is newer
+    Timestamp,
+}
+
+impl From<Role> for RoleType {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Root => Self::Root,
+            Role::Targets => Self::Targets,
+            Role::Snapshot => Self::Snapshot,
+            Role::Timestamp => Self::Timestamp,
+        }
+    }
+}
+
+/// What there is now.
+#[derive(Debug, Serialize)]
+struct Made {
+    /// The newest root.
+    root: String,
+    version: u64,
+}
+
+/// Runs the command.
+pub fn run(args: &KeysOf, output: Output) -> anyhow::Result<Exit> {
+    let expires = days(now(), args.root_days);
+    let keys = if args.renew || !args.rotate.is_empty() {
+        let mut keys = Keys::open(&args.keys)?;
+        let roles: Vec<RoleType> = args.rotate.iter().map(|&role| role.into()).collect();
+        keys.rotate(&roles, expires)?;
+        keys
+    } else {
+        Keys::create(&args.keys, expires)?
+    };
+    let made = Made {
+        root: keys.root(keys.version()).display().to_string(),
+        version: keys.version(),
+    };
+    output.done(&made, |made| {
+        format!("{}: root {}", made.root, made.version)
+    })?;
+    Ok(Exit::Ok)
+}

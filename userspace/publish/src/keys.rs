@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The keys of the four roles, and the root that names them.
+//!
+//! A folder has a private key for each role, as `ROLE-ID.pk8` (Ed25519, PKCS #8; the first digits of the
+//! key's ID), and every root there has been, as `N.root.json`. The key of the root is needed only to change
+//! keys, and should be elsewhere at all other times.
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::wait;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::Ed25519KeyPair;
+use dmholey_cow::disk;
+use dmholey_cow::disk::Access;
+use dmholey_cow::output::Output;
+use dmholey_cow::Device;
+use dmholey_cow::Disk;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::fs::Permissions;
+use std::num::NonZeroU64;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use tough::editor::signed::SignedRole;
+use tough::key_source::KeySource;
+use tough::key_source::LocalKeySource;
+use tough::schema::KeyHolder;
+use tough::schema::Role;
+use tough::schema::RoleKeys;
+pub use tough::schema::RoleType;
+use tough::schema::Root;
+use tough::schema::Signed;
+
+/// The roles, from the one that is needed most rarely.
+pub const ROLES: [RoleType; 4] = [
+    RoleType::Root,
+    RoleType::Targets,
+    RoleType::Snapshot,
+    RoleType::Timestamp,
+];
+/// The version of the specification that the library follows.
+pub(crate) const SPECIFICATION: &str = "1.0.0";
+/// Bytes of a root at most.
+const MAX_ROOT: u64 = 1 << 20;
+
+/// A folder of keys and roots.
+#[derive(Debug)]
+pub struct Keys {
+    dir: PathBuf,
+    version: NonZeroU64,
+}
+
+impl Keys {
+    /// Makes keys for all roles in a new or empty folder, and the first root, which expires at some time.
+    pub fn create(dir: &Path, expires: Timestamp) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(|e| Error::path("make the folder", dir, e))?;
+        let fail = |e| Error::path("change the mode of", dir, e);
+        std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(fail)?;
+        let mut entries = std::fs::read_dir(dir).map_err(|e| Error::path("read", dir, e))?;
+        if entries.next().is_some() {
+            return Err(Error::refused(
+                dir,
+                "is not empty; keys get a folder of their own",
+            ));
+        }
+        let keys = Self {
+            dir: dir.to_owned(),
+            version: NonZeroU64::MIN,
+        };
+        let mut root = Root {
+            spec_version: SPECIFICATION.to_owned(),
+            consistent_snapshot: true,
+            version: keys.version,
+            expires,
+            keys: HashMap::new(),
+            roles: HashMap::new(),
+            _extra: HashMap::new(),
+        };
+        for role in ROLES {
+            keys.renew(&mut root, role)?;
+        }
+        let key = [source(keys.key(&root, RoleType::Root)?)];
+        keys.write(&sign(root.clone(), &root, &key)?)?;
+        Ok(keys)
+    }
+
+    /// Opens a folder that has a root.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let fail = |e| Error::path("read", dir, e);
+        let mut newest = None;
+        for entry in std::fs::read_dir(dir).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".root.json"));
+            newest = newest.max(number.and_then(|number| number.parse().ok()));
+        }
+        let why = "has no N.root.json; 'dmholey image keys' makes one, with its keys";
+        let version = newest.ok_or_else(|| Error::refused(dir, why))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            version,
+        })
+    }
+
+    /// The number of the newest root.
+    pub fn version(&self) -> u64 {
+        self.version.get()
+    }
+
+    /// Where a root is.
+    pub fn root(&self, version: u64) -> PathBuf {
+        self.dir.join(format!("{version}.root.json"))
+    }
+
+    /// Replaces the keys of these roles, and makes the next root, which expires at some time. Clients that
+    /// have any earlier root come to it by way of all those between.
+    pub fn rotate(&mut self, roles: &[RoleType], expires: Timestamp) -> Result<()> {
+        let old = self.read(self.version())?;
+        let mut root = old.signed.clone();
+        let next = root.version.checked_add(1);
+        let path = self.root(self.version());
+        root.version = next.ok_or_else(|| Error::broken(path.display(), "is the last one"))?;
+        root.expires = expires;
+        let before = self.there(&old.signed, RoleType::Root)?;
+        for &role in roles {
+            self.renew(&mut root, role)?;
+        }
+        let version = root.version;
+        let key = self.there(&root, RoleType::Root)?;
+        let signed = sign(root.clone(), &root, &[key])?;
+        // Whoever knows the root before believes its keys only.
+        let before = sign(root, &old.signed, &[before])?
+            .signed()
+            .signatures
+            .clone();
+        let signed = signed.add_old_signatures(before);
+        self.write(&signed.map_err(Error::tuf("cannot sign the root"))?)?;
+        self.version = version;
+        Ok(())
+    }
+
+    /// The keys of these roles, or an error that names the first one that is not there.
+    pub(crate) fn sources(&self, roles: &[RoleType]) -> Result<Vec<Box<dyn KeySource>>> {
+        let root = self.read(self.version())?.signed;
+        roles.iter().map(|&role| self.there(&root, role)).collect()
+    }
+
+    /// The key of a role, which must be there.
+    fn there(&self, root: &Root, role: RoleType) -> Result<Box<dyn KeySource>> {
+        let path = self.key(root, role)?;
+        if !path.exists() {
+            let why = format!("is missing: the role '{role}' has to sign");
+            return Err(Error::refused(&path, why));
+        }
+        Ok(source(path))
+    }
+
+    /// Reads a root.
+    pub(crate) fn read(&self, version: u64) -> Result<Signed<Root>> {
+        let path = self.root(version);
+        let file = Device::open(&path, Access::Read)?;
+        if file.size() > MAX_ROOT {
+            return Err(Error::broken(path.display(), "is too large"));
+        }
+        let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or(0)];
+        disk::read(&file, 0, &mut bytes)?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::broken(path.display(), e.to_string()))
+    }
+
+    /// Where the key of a role is.
+    fn key(&self, root: &Root, role: RoleType) -> Result<PathBuf> {
+        let id = root.roles.get(&role).and_then(|keys| keys.keyids.first());
+        let path = self.root(root.version.get());
+        let why = format!("names no key for the role '{role}'");
+        let id = id.ok_or_else(|| Error::broken(path.display(), why))?;
+        let digits = id
+            .iter()
+            .take(8)
+            .fold(0, |all, &byte| (all << 8) | u64::from(byte));
+        Ok(self.dir.join(format!("{role}-{digits:016x}.pk8")))
+    }
+
+    /// Makes a key for a role, in place of those it had.
+    fn renew(&self, root: &mut Root, role: RoleType) -> Result<()> {
+        let unspecified = || Error::broken(self.dir.display(), "no key can be made");
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+        let pkcs8 = pkcs8.map_err(|_| unspecified())?;
+        let pair = tough::sign::parse_keypair(pkcs8.as_ref());
+        let key = tough::sign::Sign::tuf_key(&pair.map_err(Error::tuf("a new key"))?);
+        let id = key.key_id().map_err(|_| unspecified())?;
+        root.keys.insert(id.clone(), key);
+        let keys = RoleKeys {
+            keyids: vec![id],
+            threshold: NonZeroU64::MIN,
+            _extra: HashMap::new(),
+        };
+        root.roles.insert(role, keys);
+        let roles = root.roles.clone();
+        root.keys
+            .retain(|id, _| roles.values().any(|keys| keys.keyids.contains(id)));
+        let path = self.key(root, role)?;
+        let (output, file, _) = Output::create(&path, false)?;
+        let secret = Permissions::from_mode(0o600);
+        let fail = |e| Error::path("change the mode of", &path, e);
+        file.file().set_permissions(secret).map_err(fail)?;
+        disk::write(&file, 0, pkcs8.as_ref())?;
+        disk::flush(&file)?;
+        Ok(output.commit()?)
+    }
+
+    /// Signs metadata with those of the keys that the newest root names for it.
+    pub(crate) fn sign<T: Role + Serialize>(
+        &self,
+        role: T,
+        keys: &[Box<dyn KeySource>],
+    ) -> Result<SignedRole<T>> {
+        sign(role, &self.read(self.version())?.signed, keys)
+    }
+
+    fn write(&self, root: &SignedRole<Root>) -> Result<()> {
+        let path = self.root(root.signed().signed.version.get());
+        let (output, file, _) = Output::create(&path, false)?;
+        disk::write(&file, 0, root.buffer())?;
+        disk::flush(&file)?;
+        Ok(output.commit()?)
+    }
+}
+
+/// A key in a file.
+fn source(path: PathBuf) -> Box<dyn KeySource> {
+    Box::new(LocalKeySource { path })
+}
+
+/// Signs metadata with those of the keys that a root names for it.
+fn sign<T: Role + Serialize>(
+    role: T,
+    root: &Root,
+    keys: &[Box<dyn KeySource>],
+) -> Result<SignedRole<T>> {
+    let what = T::TYPE;
+    let holder = KeyHolder::Root(root.clone());
+    let random = SystemRandom::new();
+    let signed = wait(SignedRole::new(role, &holder, keys, &random))?;
+    signed.map_err(Error::tuf(format!("cannot sign for the role '{what}'")))
+}
