@@ -57,10 +57,10 @@ make_images() {
 # A Debian root as a tar archive.
 make_tree() {
     local proxy
-    proxy=$(apt-config shell p Acquire::http::Proxy 2>/dev/null | sed -n "s/^p='\(.*\)'\$/\1/p" || true)
+    find_proxy
     SOURCE_DATE_EPOCH=$DEMO_EPOCH mmdebstrap --variant=minbase --format=tar --include="$DEMO_PACKAGES" \
         --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Retries "3"' \
-        ${proxy:+--aptopt="Acquire::http::Proxy \"$proxy\""} \
+        "${proxy[@]}" \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/doc/*' \
         "$HOLEY_SUITE" "$1/v1.tar" "$1/release.list"

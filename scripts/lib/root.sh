@@ -10,9 +10,10 @@ HOLEY_ROOT_VERSION=1
 # packages_of LIST: the words of scripts/lib/LIST.packages
 packages_of() { sed -e '/^#/d' "$HOLEY_TOP/scripts/lib/$1.packages" | tr -s '[:space:]' ' '; }
 
-HOLEY_ROOT=$HOLEY_CACHE/root-$(key "$HOLEY_SUITE" "$HOLEY_ROOT_VERSION" "$(packages_of root)")
-# What the machines of a cluster boot into: a Debian of its own, which nothing is built in.
-HOLEY_CLUSTER_ROOT=$HOLEY_CACHE/cluster-$(key "$HOLEY_SUITE" "$HOLEY_ROOT_VERSION" "$(packages_of cluster)")
+# root_of LIST: where the root with these packages is, or would be
+root_of() { printf '%s\n' "$HOLEY_CACHE/$1-$(key "$HOLEY_SUITE" "$HOLEY_ROOT_VERSION" "$(packages_of "$1")")"; }
+
+HOLEY_ROOT=$(root_of root)
 
 # Tools that the machine itself must have.
 HOLEY_HOST_COMMANDS=(mmdebstrap bwrap)
@@ -52,30 +53,42 @@ host_mirror() {
     printf '%s\n' "${found:-$2}"
 }
 
-root_sources() {
+# sources_of SUITE: the release in the first line, its updates in the others
+sources_of() {
     local main security
     main=${DMHOLEY_MIRROR:-$(host_mirror debian http://deb.debian.org/debian)}
     security=${DMHOLEY_SECURITY_MIRROR:-$(host_mirror debian-security http://deb.debian.org/debian-security)}
     cat <<END
-deb $main $HOLEY_SUITE main
-deb $main $HOLEY_SUITE-updates main
-deb $main $HOLEY_SUITE-backports main
-deb $security $HOLEY_SUITE-security main
+deb $main $1 main
+deb $main $1-updates main
+deb $security $1-security main
 END
+}
+
+root_sources() {
+    sources_of "$HOLEY_SUITE"
+    sources_of "$HOLEY_SUITE-backports" | sed -n 1p
+}
+
+# The proxy that this machine's apt uses, as an option of mmdebstrap, in the array proxy.
+find_proxy() {
+    local found
+    found=$(apt-config shell p Acquire::http::Proxy 2>/dev/null | sed -n "s/^p='\(.*\)'\$/\1/p" || true)
+    proxy=(${found:+--aptopt="Acquire::http::Proxy \"$found\""})
 }
 
 # make_root LIST: a Debian with these packages, in $HOLEY_SCRATCH. Backports never win by themselves (their priority is
 # 100): only the kernel packages are asked for there.
 make_root() {
     local log=$HOLEY_CACHE/$1.log proxy
-    proxy=$(apt-config shell p Acquire::http::Proxy 2>/dev/null | sed -n "s/^p='\(.*\)'\$/\1/p" || true)
+    find_proxy
     root_sources >"$HOLEY_CACHE/sources.list"
     # shellcheck disable=SC2016 # the hook's $1 is mmdebstrap's
     quietly "$log" env PATH=/usr/sbin:/usr/bin:/sbin:/bin mmdebstrap --variant=apt --format=directory \
         --include="$(packages_of "$1")" \
         --aptopt='APT::Install-Recommends "false"' \
         --aptopt='Acquire::Retries "3"' \
-        ${proxy:+--aptopt="Acquire::http::Proxy \"$proxy\""} \
+        "${proxy[@]}" \
         --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         --customize-hook='rm -f "$1/etc/resolv.conf"; touch "$1/etc/resolv.conf" "$1/etc/hosts"' \
@@ -87,11 +100,18 @@ ensure_root() {
     [ -n "${DMHOLEY_IN_ROOT:-}" ] || ensure_tree root "the tool root (Debian $HOLEY_SUITE)" "$HOLEY_ROOT"
 }
 
-# The same for the root of a cluster's machines.
-ensure_cluster_root() {
-    [ ! -d "$HOLEY_CLUSTER_ROOT" ] || return 0
-    [ -z "${DMHOLEY_IN_ROOT:-}" ] || die "there is no Debian for machines of a cluster yet; make it: scripts/setup --cluster"
-    ensure_tree cluster "a Debian for machines of a cluster" "$HOLEY_CLUSTER_ROOT"
+# The same for Debians that nothing is built in: what the machines of a cluster boot into, and the tools that deltas are
+# held against.
+ensure_cluster_root() { ensure_other_root cluster "Debian for machines of a cluster"; }
+ensure_delta_root() { ensure_other_root delta "root with the tools that deltas are held against"; }
+
+# ensure_other_root LIST WHAT
+ensure_other_root() {
+    local path
+    path=$(root_of "$1")
+    [ ! -d "$path" ] || return 0
+    [ -z "${DMHOLEY_IN_ROOT:-}" ] || die "there is no $2 yet; make it: scripts/setup --$1"
+    ensure_tree "$1" "a $2" "$path"
 }
 
 # ensure_tree LIST WHAT PATH
