@@ -40,17 +40,26 @@ def by_column(found):
     return {column: figures[column] for column in COLUMNS if column in figures}
 
 
-def tools_table(figures):
-    """One line a tool."""
-    benches = ("bytes", "make-cpu", "make-memory", "apply-cpu", "apply-memory", "server-cpu")
+def sizes_table(columns):
+    """Bytes, one line a tool."""
+    body = []
+    for name, text in NAMES.items():
+        sizes = [figures.get(("delta-bytes", name)) for figures in columns.values()]
+        body.append((text, *("-" if size is None else chart.number(size) for size in sizes)))
+    header = ("Tool, bytes to fetch", *(COLUMNS[column] for column in columns))
+    return page.list_table(header, body, " ".join(["36", *["16"] * len(columns)]))
+
+
+def costs_table(figures):
+    """What it takes, one line a tool."""
+    benches = ("make-cpu", "make-memory", "apply-cpu", "apply-memory", "server-cpu")
     body = []
     for name, text in NAMES.items():
         shown = [figures.get((f"delta-{bench}", name)) for bench in benches]
         if any(shown):
-            size = f"{shown[0] / figures['delta-bytes', 'holey']:.2f}" if shown[0] else "-"
-            body.append((text, *("-" if value is None else chart.number(value) for value in shown), size))
-    header = ("Tool", "Bytes", "To make, s", "MiB", "To apply, s", "MiB", "Server, s", "Bytes, of dmholey's")
-    return page.list_table(header, body, "30 14 10 8 10 8 8 10")
+            body.append((text, *("-" if value is None else chart.number(value) for value in shown)))
+    header = ("Tool", "To make, s", "MiB", "To apply, s", "MiB", "Server, s")
+    return page.list_table(header, body, "36 10 10 10 10 10")
 
 
 def goals_table(columns):
@@ -90,9 +99,9 @@ def about(pair):
 
 def text(found, pair):
     columns = by_column(found)
-    out = [HEAD, page.heading("What is aimed at"), goals_table(columns)]
+    out = [HEAD, sizes_table(columns), page.heading("What is aimed at"), goals_table(columns)]
     for column, figures in columns.items():
-        out += [page.heading(f"The new image is {COLUMNS[column]}"), tools_table(figures)]
+        out += [page.heading(f"What it takes, {COLUMNS[column]}"), costs_table(figures)]
     out += [about(pair), METHOD.format(versions=", ".join(versions()))]
     return "\n".join(out)
 

@@ -118,10 +118,11 @@ class Judge(unittest.TestCase):
 class Page(unittest.TestCase):
     def test_all_figures_are_on_it(self):
         columns = report.by_column(list(results.pairs(judge.ROWS, "fresh", measured())))
-        text = report.tools_table(columns["fresh"])
+        sizes, costs = report.sizes_table(columns), report.costs_table(columns["fresh"])
         for name, figures in FIGURES.items():
-            self.assertIn(judge.NAMES[name], text)
-            self.assertIn(f"{figures.bytes:,}", text)
+            self.assertIn(judge.NAMES[name], costs)
+            self.assertIn(f"   * - {judge.NAMES[name]}\n     - {figures.bytes:,}\n", sizes)
+        self.assertIn("   * - zsync\n     - -\n", sizes)
         goals = report.goals_table(columns)
         self.assertIn("to fetch: at most 2,200,000 bytes", goals)
         self.assertIn("3,500,000: no", goals)

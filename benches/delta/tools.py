@@ -122,7 +122,7 @@ def dmholey(*command):
 
 
 def zstd(*command):
-    # One thread: the others make the frame larger.
+    # With more threads it cuts its input into parts.
     return run("zstd", "--quiet", "--force", "-T1", *command)[0]
 
 
