@@ -17,8 +17,7 @@ from tools import PROGRAM
 from tools import TOOLS
 from tools import Job
 
-# judge.py has added the folder of these.
-import chart
+# judge.py has added the folder of results.py.
 import report
 import results
 
@@ -133,10 +132,6 @@ def main():
         found, wrong = compare(options, Path(work))
     old, new = (report.status(options.pair, version) for version in ("old", "new"))
     say(f"{len(report.upgraded(old, new))} packages upgraded, {len(new.keys() - old.keys())} new")
-    for result in found:
-        names = f"{result['profile']:8} {result['bench']:20} {NAMES[result['peer']]:38}"
-        figures = f"{chart.number(result['subject_value']):>12} {chart.number(result['peer_value']):>12}"
-        print(f"{names} {figures} {result['ratio']:8.2f}")
     if options.keep:
         keep(options, found)
     for what in wrong:
