@@ -84,16 +84,16 @@ def about(pair):
     """What the pair is."""
     old, new = status(pair, "old"), status(pair, "new")
     size = (pair / "old.img").stat().st_size
-    made = (pair / "inplace").read_text().strip() if (pair / "inplace").exists() else ""
+    mounted = (pair / "inplace").read_text().strip() if (pair / "inplace").exists() else ""
     changes = upgraded(old, new)
     return PAIR.format(
         size=f"{size / 2**30:g} GiB",
-        used=f"{(pair / 'old.img').stat().st_blocks * 512 / 1e6:.0f} MB",
+        tree=f"{(pair / 'new.tar').stat().st_size / 1e6:.0f} MB",
         count=len(old),
         changed=len(changes),
         list=", ".join(f"{name} {before} to {after}" for name, before, after in changes),
         new=", ".join(sorted(new.keys() - old.keys())) or "none",
-        inplace=INPLACE[made],
+        inplace=INPLACE[mounted],
     )
 
 
@@ -121,8 +121,9 @@ How the new image was made is a matter of its own: built afresh, each block of i
 PAIR = """The pair
 ========
 
-The images are of {size}, {used} of which are in use in the old one: Debian with {count} packages, as it was released.
-{changed} packages are upgraded, and {new} is new: {list}.
+The images are of {size}; as an archive, the new tree has {tree}.
+The old one is Debian with {count} packages, as it was released.
+{changed} packages are upgraded, and new is {new}: {list}.
 
 The file systems are ext4 with blocks of 4 KiB, made by ``mke2fs -d`` from archives, with the same UUID and fixed times.
 dpkg upgrades a copy of the old tree, so that what it does not touch stays as it is.
