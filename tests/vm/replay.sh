@@ -94,7 +94,15 @@ sample_points() {
         BEGIN { srand(seed % 65536) }
         $2 == "mark" { mark = $3; last = $1 + 1 " " mark; if (!first) first = last }
         mark != "" { point[++count] = $1 + ($2 == "mark") " " mark }
-        END { print first; print last; for (; n > 0; n--) print point[1 + int(rand() * count)] }' | sort -n -u
+        END {
+            print first; print last
+            while (n > 0 && taken < count) {
+                at = 1 + int(rand() * count)
+                if (at in chosen) continue
+                chosen[at] = 1; taken++; n--
+                print point[at]
+            }
+        }' | sort -n -u
 }
 
 # at_points N COMMAND: for first and last mark and N points between, makes the device `cut` as a power cut there leaves
