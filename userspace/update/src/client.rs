@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! The steps of an update. Each can be interrupted at any point and done again.
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::fetch;
+use crate::fetch::fetch;
+use crate::source::Mirrors;
+use crate::stage;
+use crate::stage::Mended;
+use crate::state::Phase;
+use crate::state::State;
+use crate::state::Version;
+use crate::Watch;
+use dmholey_cow::apply;
+use dmholey_cow::disk::Access;
+use dmholey_cow::Device;
+use dmholey_cow::Disk;
+use dmholey_cow::Progress;
+use dmholey_cow::Stack;
+use dmholey_cow::Store;
+use dmholey_delta::digest;
+use dmholey_repository::catalog;
+use dmholey_repository::manifest::EMPTY;
+use dmholey_repository::Catalog;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// A client: the disk that it keeps up to date, and a folder for what it has to remember.
+#[derive(Debug)]
+pub struct Client {
+    dir: PathBuf,
+    disk: PathBuf,
+    state: State,
+    _lock: File,
+}
+
+/// What a pull did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pulled {
+    /// The version that is staged or there already.
+    pub version: u64,
+    /// The versions that deltas start from, one after the other. Empty if there was nothing to do.
+    pub steps: Vec<u64>,
+    /// Bytes that came from a mirror.
+    pub fetched: u64,
+    /// Bytes that an earlier, interrupted run had fetched.
+    pub found: u64,
+}
+
+impl Client {
+    /// Opens the client in `dir`, alone. `disk` is what it keeps up to date.
+    pub fn open(dir: &Path, disk: &Path) -> Result<Self> {
+        let deltas = dir.join("deltas");
+        std::fs::create_dir_all(&deltas).map_err(|e| Error::path("make the folder", &deltas, e))?;
+        let lock = dir.join("lock");
+        let file = File::create(&lock).map_err(|e| Error::path("open", &lock, e))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let why = "in use: another update is running; wait for it to end";
+                return Err(Error::refused(dir.display(), why));
+            }
+            Err(e) => return Err(Error::path("lock", &lock, e.into())),
+        }
+        Ok(Self {
+            state: State::load(&dir.join("state.json"))?,
+            dir: dir.to_owned(),
+            disk: disk.to_owned(),
+            _lock: file,
+        })
+    }
+
+    /// What was done.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The store that makes the new version.
+    pub fn staged(&self) -> PathBuf {
+        self.dir.join("staged.cow")
+    }
+
+    /// The store that brings the disk back.
+    pub fn back(&self) -> PathBuf {
+        self.dir.join("back.cow")
+    }
+
+    /// Finds out which version the disk is, by its digest.
+    pub fn identify(&mut self, catalog: &Catalog, watch: Watch<'_>) -> Result<Version> {
+        self.expect(&[Phase::Idle], "find out what the disk is")?;
+        let disk = Device::open(&self.disk, Access::Read)?;
+        let sizes: BTreeSet<u64> = catalog.versions.iter().map(|v| v.bytes).collect();
+        for bytes in sizes.into_iter().filter(|&bytes| bytes <= disk.size()) {
+            let image = Stack::<_, Device>::new(&disk, bytes);
+            let digest = digest::image(&image, &*watch("reading the disk"))?;
+            let mut same = catalog.versions.iter().rev();
+            if let Some(version) = same.find(|v| v.bytes == bytes && v.digest == digest) {
+                let version = of(version);
+                self.save(State {
+                    installed: Some(version),
+                    ..State::default()
+                })?;
+                return Ok(version);
+            }
+        }
+        let why = "is no version that is published; 'update repair' makes it one";
+        Err(Error::refused(disk.name(), why))
+    }
+
+    /// Fetches what brings the disk to version `to`, or to the newest one, the cheapest way, and makes the
+    /// store of it. The disk is only read.
+    pub fn pull(
+        &mut self,
+        mirrors: &Mirrors,
+        folder: &str,
+        catalog: &Catalog,
+        to: Option<u64>,
+        watch: Watch<'_>,
+    ) -> Result<Pulled> {
+        self.expect(&[Phase::Idle, Phase::Staged], "fetch another version")?;
+        let installed = match self.state.installed {
+            Some(installed) => installed,
+            None => self.identify(catalog, watch)?,
+        };
+        let target = match to {
+            Some(number) => catalog.version(number),
+            None => catalog.last(),
+        };
+        let name = to.map_or_else(|| "no version".to_owned(), |to| format!("no version {to}"));
+        let why = || Error::refused("the catalog", format!("has {name}"));
+        let target = of(target.ok_or_else(why)?);
+        let mut pulled = Pulled {
+            version: target.number,
+            ..Pulled::default()
+        };
+        let staged = self.state.phase == Phase::Staged && self.state.target == Some(target);
+        if staged || target == installed {
+            return Ok(pulled);
+        }
+        self.discard()?;
+        let way = catalog
+            .way(installed.number, target.number)
+            .ok_or_else(|| {
+                let why = format!(
+                    "has no deltas from version {} to version {}",
+                    installed.number, target.number
+                );
+                Error::refused("the catalog", why)
+            })?;
+        self.check_room(&way)?;
+        let mut deltas = Vec::new();
+        for delta in &way {
+            let title = format!("fetching the delta from {} to {}", delta.from, delta.to);
+            let dir = self.dir.join("deltas");
+            let (delta, sum) = fetch(mirrors, folder, delta, &dir, &*watch(&title))?;
+            pulled.fetched += sum.fetched;
+            pulled.found += sum.found;
+            deltas.push(delta);
+        }
+        pulled.steps = way.iter().map(|delta| delta.from).collect();
+        let disk = Device::open(&self.disk, Access::Read)?;
+        stage::stage(&disk, &deltas, target.digest, &self.staged(), watch)?;
+        self.save(State {
+            target: Some(target),
+            phase: Phase::Staged,
+            ..self.state
+        })?;
+        Ok(pulled)
+    }
+
+    /// Makes everything ready for the store to get into the disk: the way back is durable, and from here on
+    /// the disk may be something between. Returns where the store is.
+    pub fn begin(&mut self, watch: Watch<'_>) -> Result<PathBuf> {
+        self.expect(&[Phase::Staged, Phase::Applying], "apply anything")?;
+        if self.state.phase == Phase::Staged {
+            let disk = Device::open(&self.disk, Access::Read)?;
+            let store = Store::open(Device::open(&self.staged(), Access::Read)?)?;
+            stage::way_back(&disk, store, &self.back(), &*watch("keeping the way back"))?;
+            self.set(Phase::Applying)?;
+        }
+        Ok(self.staged())
+    }
+
+    /// The store is in the disk, all of it and durably.
+    pub fn applied(&mut self) -> Result<()> {
+        self.expect(&[Phase::Applying], "say that something was applied")?;
+        self.set(Phase::Applied)
+    }
+
+    /// Copies the store into a disk that nobody uses.
+    pub fn apply(&mut self, watch: Watch<'_>) -> Result<apply::Applied> {
+        // That nobody uses it is found out first.
+        let disk = Device::open(&self.disk, Access::Write)?;
+        let path = self.begin(watch)?;
+        let applied = copy(&path, &disk, &*watch("applying"))?;
+        self.applied()?;
+        Ok(applied)
+    }
+
+    /// Brings the disk back to what it was: drops what is staged, or copies the way back into a disk that nobody uses.
+    pub fn roll_back(&mut self, watch: Watch<'_>) -> Result<()> {
+        let before_commit = [
+            Phase::Staged,
+            Phase::Applying,
+            Phase::Applied,
+            Phase::RollingBack,
+        ];
+        self.expect(&before_commit, "roll back")?;
+        if self.state.phase != Phase::Staged {
+            let disk = Device::open(&self.disk, Access::Write)?;
+            self.set(Phase::RollingBack)?;
+            copy(&self.back(), &disk, &*watch("rolling back"))?;
+        }
+        self.discard()
+    }
+
+    /// Keeps the new version: there is no way back from here.
+    pub fn commit(&mut self) -> Result<()> {
+        self.expect(&[Phase::Applied], "commit anything")?;
+        self.state.installed = self.state.target;
+        self.discard()?;
+        let deltas = self.dir.join("deltas");
+        let fail = |e| Error::path("empty", &deltas, e);
+        for entry in std::fs::read_dir(&deltas).map_err(fail)? {
+            std::fs::remove_file(entry.map_err(fail)?.path()).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the disk version `number`, whatever it is now, and fetches only what differs.
+    pub fn repair(
+        &mut self,
+        mirrors: &Mirrors,
+        folder: &str,
+        catalog: &Catalog,
+        number: u64,
+        watch: Watch<'_>,
+    ) -> Result<Mended> {
+        self.expect(&[Phase::Idle, Phase::Staged], "repair the disk")?;
+        let delta = catalog
+            .deltas
+            .iter()
+            .find(|d| (d.from, d.to) == (EMPTY, number));
+        let version = catalog.version(number);
+        let (Some(delta), Some(version)) = (delta, version) else {
+            let why = format!("has no whole image of version {number}");
+            return Err(Error::refused("the catalog", why));
+        };
+        let disk = Device::open(&self.disk, Access::Write)?;
+        let dir = self.dir.join("deltas");
+        let plan = fetch::plan(mirrors, folder, delta, &dir)?;
+        self.discard()?;
+        // What it is on the way is no version.
+        self.save(State::default())?;
+        let file = format!("{folder}/{}", delta.file());
+        let mended = stage::mend(&disk, mirrors, &file, &plan, &*watch("comparing"))?;
+        self.save(State {
+            installed: Some(of(version)),
+            ..State::default()
+        })?;
+        Ok(mended)
+    }
+
+    fn check_room(&self, way: &[catalog::Delta]) -> Result<()> {
+        let dir = self.dir.join("deltas");
+        let missing = way
+            .iter()
+            .filter(|delta| !fetch::path(&dir, delta).exists());
+        let need: u64 = missing.map(|delta| delta.bytes).sum();
+        let room = rustix::fs::statvfs(&dir).map_err(|e| Error::path("look at", &dir, e.into()))?;
+        let room = room.f_bavail.saturating_mul(room.f_frsize);
+        if need > room {
+            let why = format!("{need} bytes are to be fetched, and there is room for {room}");
+            return Err(Error::refused(dir.display(), why));
+        }
+        Ok(())
+    }
+
+    /// Forgets the update, and removes what it needed.
+    fn discard(&mut self) -> Result<()> {
+        self.save(State {
+            installed: self.state.installed,
+            ..State::default()
+        })?;
+        for path in [self.staged(), self.back()] {
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::path("remove", &path, e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, phase: Phase) -> Result<()> {
+        self.save(State {
+            phase,
+            ..self.state
+        })
+    }
+
+    fn save(&mut self, state: State) -> Result<()> {
+        state.save(&self.dir.join("state.json"))?;
+        self.state = state;
+        Ok(())
+    }
+
+    fn expect(&self, phases: &[Phase], what: &str) -> Result<()> {
+        if phases.contains(&self.state.phase) {
+            return Ok(());
+        }
+        let now = match self.state.phase {
+            Phase::Idle => "nothing was pulled",
+            Phase::Staged => "a version is staged; apply it or roll back",
+            Phase::Applying => "a version is being applied; apply or roll back to the end",
+            Phase::Applied => "a version was applied; commit it or roll back",
+            Phase::RollingBack => "a version is being rolled back; do that to the end",
+        };
+        let why = format!("cannot {what} now: {now}");
+        Err(Error::refused(self.disk.display(), why))
+    }
+}
+
+fn of(version: &catalog::Version) -> Version {
+    Version {
+        number: version.number,
+        bytes: version.bytes,
+        digest: version.digest,
+    }
+}
+
+fn copy(store: &Path, disk: &Device, watch: &dyn Progress) -> Result<apply::Applied> {
+    let mut store = Store::open(Device::open(store, Access::Read)?)?;
+    Ok(apply::apply(&mut store, disk, watch)?)
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Brings a disk to a published version of its image.
+//!
+//! What happens to the disk is one thing only: a COW store is copied or merged into it, which can be
+//! interrupted and done again. All else happens beside it: deltas are fetched, each part checked when it
+//! arrives; the store is made of them and of the disk, and what it shows over the disk is compared with
+//! the digest of the version; and the way back is kept before the first byte changes.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | [`source`] | where published files are, and the next place if one fails |
+//! | [`mod@fetch`] | gets a delta, and goes on where it was interrupted |
+//! | [`mod@stage`] | makes the one store that brings the disk to the version, and the way back |
+//! | [`state`] | what was done, in a file |
+//! | [`client`] | the steps: find out, pull, apply, roll back, commit |
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod error;
+pub mod fetch;
+pub mod source;
+pub mod stage;
+pub mod state;
+
+pub use client::Client;
+pub use error::Error;
+pub use error::Result;
+pub use source::Mirrors;
+pub use source::Source;
+pub use state::State;
+
+use dmholey_cow::Progress;
+
+/// Makes whatever shows the progress of one piece of a long work, given its name.
+pub type Watch<'a> = &'a dyn Fn(&str) -> Box<dyn Progress>;

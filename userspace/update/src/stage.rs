@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Makes the one store that brings the disk to a version, and the one that brings it back; and mends a disk
+//! that is not what it should be.
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::source::Mirrors;
+use dmholey_cow::disk;
+use dmholey_cow::disk::Access;
+use dmholey_cow::format::ChunkSize;
+use dmholey_cow::format::SECTOR_SIZE;
+use dmholey_cow::output::Output;
+use dmholey_cow::progress;
+use dmholey_cow::writer::is_zero;
+use dmholey_cow::Device;
+use dmholey_cow::Disk;
+use dmholey_cow::Error as CowError;
+use dmholey_cow::Progress;
+use dmholey_cow::Scatter;
+use dmholey_cow::Stack;
+use dmholey_cow::Store;
+use dmholey_delta::cow;
+use dmholey_delta::delta::Plan;
+use dmholey_delta::digest;
+use dmholey_delta::digest::Hasher;
+use dmholey_delta::format::blocks;
+use dmholey_delta::format::BLOCK;
+use dmholey_delta::format::BLOCK_LEN;
+use dmholey_delta::index::Run;
+use dmholey_delta::index::Unit;
+use dmholey_delta::unit;
+use dmholey_delta::Delta;
+use dmholey_delta::Digest;
+use std::path::Path;
+
+/// Bytes copied at a time.
+const BATCH: u64 = 1 << 20;
+
+/// Makes the store at `output` that shows, over `disk`, what the deltas lead to one after the other. What
+/// it shows has this digest, or there is no store.
+pub fn stage<B: Disk>(
+    disk: &B,
+    deltas: &[Delta<Device>],
+    digest: Digest,
+    output: &Path,
+    watch: crate::Watch<'_>,
+) -> Result<()> {
+    let bytes = deltas.first().map_or(0, |delta| delta.plan.header.old_len);
+    if bytes > disk.size() {
+        let why = format!("has {} bytes, and the image has {bytes}", disk.size());
+        return Err(Error::refused(disk.name(), why));
+    }
+    if bytes < disk.size() && bytes % BLOCK_LEN != 0 {
+        let why = format!("is larger than the image, whose {bytes} bytes are no multiple of 4 KiB");
+        return Err(Error::refused(disk.name(), why));
+    }
+    let mut stack = Stack::new(disk, bytes);
+    let mut steps = Vec::new();
+    for (number, delta) in deltas.iter().enumerate() {
+        cow::can_be_cow(delta)?;
+        let path = output.with_extension(format!("step-{number}"));
+        let (place, file, ground) = Output::create(&path, true)?;
+        let title = format!(
+            "making the changes of step {} of {}",
+            number + 1,
+            deltas.len()
+        );
+        cow::to_cow(delta, &stack, file, ground, &*watch(&title))?;
+        // No name is given to it: it is gone when this ends, however that is.
+        stack.push(Store::open(Device::open(place.path(), Access::Read)?)?)?;
+        steps.push(place);
+    }
+    let (place, file, ground) = Output::create(output, true)?;
+    let ranges: Vec<(u64, u64)> = stack.above(0).collect();
+    let store = Scatter::create(file, chunk(disk)?, ground, runs(&ranges))?;
+    let watch_copy = watch("writing the changes");
+    fill(&stack, &store, &ranges, &*watch_copy)?;
+    drop(watch_copy);
+    store.finish()?;
+    let mut shown = Stack::new(disk, bytes);
+    shown.push(Store::open(Device::open(place.path(), Access::Read)?)?)?;
+    if digest::image(&shown, &*watch("checking the new version"))? != digest {
+        let why = "is not the version that it was taken for: with the changes it is another image than the \
+                   catalog says; nothing was changed; repair it";
+        return Err(Error::refused(disk.name(), why));
+    }
+    Ok(place.commit()?)
+}
+
+/// Makes the store at `output` that brings `disk` back to what it is now, after `store` was applied.
+pub fn way_back<B: Disk>(
+    disk: &B,
+    store: Store<Device>,
+    output: &Path,
+    watch: &dyn Progress,
+) -> Result<()> {
+    let mut stack = Stack::new(disk, disk.size());
+    stack.push(store)?;
+    let ranges: Vec<(u64, u64)> = stack.above(0).collect();
+    let (place, file, ground) = Output::create(output, true)?;
+    let back = Scatter::create(file, chunk(disk)?, ground, runs(&ranges))?;
+    fill(disk, &back, &ranges, watch)?;
+    back.finish()?;
+    Ok(place.commit()?)
+}
+
+fn chunk(disk: &impl Disk) -> Result<ChunkSize> {
+    let sectors = (BLOCK_LEN / SECTOR_SIZE) as u32;
+    Ok(ChunkSize::new(sectors).map_err(|e| CowError::format(disk.name(), e))?)
+}
+
+/// Byte ranges as first chunks and numbers of chunks.
+fn runs(ranges: &[(u64, u64)]) -> impl Iterator<Item = (u64, u64)> + '_ {
+    ranges.iter().map(|&(start, end)| {
+        let first = start / BLOCK_LEN;
+        (first, blocks(end) - first)
+    })
+}
+
+/// Copies what `view` shows in these ranges.
+fn fill<O: Disk>(
+    view: &impl Disk,
+    store: &Scatter<O>,
+    ranges: &[(u64, u64)],
+    watch: &dyn Progress,
+) -> Result<()> {
+    let total = ranges.iter().map(|(start, end)| end - start).sum();
+    let mut done = 0;
+    let mut buf = Vec::new();
+    for &(start, end) in ranges {
+        let mut at = start;
+        while at < end {
+            let len = BATCH.min(end - at);
+            buf.clear();
+            buf.resize(usize::try_from(blocks(len) * BLOCK_LEN).unwrap_or(0), 0);
+            let part = buf.get_mut(..usize::try_from(len).unwrap_or(0));
+            disk::read(view, at, part.unwrap_or_default())?;
+            store.write(at / BLOCK_LEN, &buf)?;
+            at += len;
+            done += len;
+            progress::step(watch, done, total)?;
+        }
+    }
+    Ok(())
+}
+
+/// What was mended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Mended {
+    /// Blocks that were not what they should be.
+    pub blocks: u64,
+    /// Bytes that came from a mirror.
+    pub fetched: u64,
+}
+
+/// Makes `disk` the version that a delta from the empty image makes, and fetches only what differs. It can be
+/// interrupted and done again. `plan` is that delta's, and `file` its name in a mirror.
+pub fn mend<B: Disk>(
+    disk: &B,
+    mirrors: &Mirrors,
+    file: &str,
+    plan: &Plan,
+    watch: &dyn Progress,
+) -> Result<Mended> {
+    let header = plan.header;
+    if header.old_len != 0 || header.new_len > disk.size() {
+        let why = format!(
+            "has {} bytes, and the image has {}",
+            disk.size(),
+            header.new_len
+        );
+        return Err(Error::refused(disk.name(), why));
+    }
+    let mut work = Mend {
+        disk,
+        len: header.new_len,
+        mended: Mended::default(),
+        done: 0,
+        watch,
+    };
+    let mut made: Vec<Run> = Vec::new();
+    for unit in &plan.index.units {
+        work.unit(unit, mirrors, file)?;
+        made.extend(unit.outputs.iter().flat_map(|output| &output.runs));
+    }
+    made.sort_unstable();
+    let mut at = 0;
+    let end = Run {
+        start: blocks(work.len),
+        len: 0,
+    };
+    for run in made.into_iter().chain([end]) {
+        work.zeros(at, run.start)?;
+        at = run.end();
+    }
+    disk::flush(disk)?;
+    Ok(work.mended)
+}
+
+struct Mend<'a, B> {
+    disk: &'a B,
+    len: u64,
+    mended: Mended,
+    done: u64,
+    watch: &'a dyn Progress,
+}
+
+impl<B: Disk> Mend<'_, B> {
+    fn unit(&mut self, unit: &Unit, mirrors: &Mirrors, file: &str) -> Result<()> {
+        let runs = || unit.outputs.iter().flat_map(|output| &output.runs);
+        let mut hasher = Hasher::default();
+        for &run in runs() {
+            hasher.update(&self.read(run.start, run.bytes())?);
+        }
+        self.step(runs().map(|run| run.bytes()).sum())?;
+        if hasher.finish() == unit.output {
+            return Ok(());
+        }
+        let len = usize::try_from(unit.packed).unwrap_or(0);
+        let packed = mirrors.read(file, unit.offset, len, |bytes| {
+            let good = Digest::of(bytes) == unit.digest;
+            let why = || format!("the unit at byte {} is damaged", unit.offset);
+            good.then(|| bytes.to_vec()).ok_or_else(why)
+        })?;
+        self.mended.fetched += unit.packed;
+        let empty = dmholey_cow::MemDisk::default();
+        let made = unit::decode(unit, &packed, &empty, &|| file.to_owned())?;
+        for (run, bytes) in made.runs() {
+            for (block, bytes) in (run.start..).zip(bytes.chunks(BLOCK)) {
+                self.put(block, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes blocks zero that are not.
+    fn zeros(&mut self, mut at: u64, end: u64) -> Result<()> {
+        while at < end {
+            let len = (BATCH / BLOCK_LEN).min(end - at);
+            let bytes = self.read(at, len * BLOCK_LEN)?;
+            for (block, bytes) in (at..).zip(bytes.chunks(BLOCK)) {
+                if !is_zero(bytes) {
+                    self.put(block, &[0; BLOCK])?;
+                }
+            }
+            self.step(len * BLOCK_LEN)?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// What of whole blocks is in the image; zeros behind its end.
+    fn read(&self, block: u64, len: u64) -> Result<Vec<u8>> {
+        let offset = block * BLOCK_LEN;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        let there = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let there = there.min(bytes.len());
+        disk::read(
+            self.disk,
+            offset,
+            bytes.get_mut(..there).unwrap_or_default(),
+        )?;
+        Ok(bytes)
+    }
+
+    fn put(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
+        if self.read(block, BLOCK_LEN)? == bytes {
+            return Ok(());
+        }
+        let offset = block * BLOCK_LEN;
+        let there = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let part = bytes.get(..there.min(bytes.len())).unwrap_or_default();
+        disk::write(self.disk, offset, part)?;
+        self.mended.blocks += 1;
+        Ok(())
+    }
+
+    fn step(&mut self, bytes: u64) -> Result<()> {
+        self.done += bytes;
+        let total = blocks(self.len) * BLOCK_LEN;
+        Ok(progress::step(self.watch, self.done.min(total), total)?)
+    }
+}
