@@ -113,6 +113,14 @@ impl Output {
     }
 }
 
+/// Puts a file with these bytes at `path`, durably and in one step; without `force`, not over another one.
+pub fn put(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
+    let (output, file, _) = Output::create(path, force)?;
+    crate::disk::write(&file, 0, bytes)?;
+    crate::disk::flush(&file)?;
+    output.commit()
+}
+
 fn exists(path: &Path) -> Error {
     Error::refused(path.display(), "exists; --force replaces it")
 }

@@ -13,6 +13,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use dmholey_cow::disk;
 use dmholey_cow::disk::Access;
+use dmholey_cow::output;
 use dmholey_cow::output::Output;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
@@ -223,10 +224,7 @@ impl Keys {
 
     fn write(&self, root: &SignedRole<Root>) -> Result<()> {
         let path = self.root(root.signed().signed.version.get());
-        let (output, file, _) = Output::create(&path, false)?;
-        disk::write(&file, 0, root.buffer())?;
-        disk::flush(&file)?;
-        Ok(output.commit()?)
+        Ok(output::put(&path, root.buffer(), false)?)
     }
 }
 

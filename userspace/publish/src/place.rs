@@ -7,6 +7,7 @@ use crate::error::Result;
 use dmholey_cow::copy;
 use dmholey_cow::disk;
 use dmholey_cow::disk::Access;
+use dmholey_cow::output;
 use dmholey_cow::output::Output;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
@@ -59,10 +60,7 @@ impl Place {
 
     /// Puts bytes into a file, in one step.
     pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let (output, file, _) = Output::create(&self.dir.join(name), true)?;
-        disk::write(&file, 0, bytes)?;
-        disk::flush(&file)?;
-        Ok(output.commit()?)
+        Ok(output::put(&self.dir.join(name), bytes, true)?)
     }
 
     /// Puts a copy of a file there, in one step.

@@ -10,7 +10,7 @@ use crate::manifest::EMPTY;
 use crate::manifest::MAX_LEN;
 use dmholey_cow::disk;
 use dmholey_cow::disk::Access;
-use dmholey_cow::output::Output;
+use dmholey_cow::output;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
 use dmholey_cow::Stack;
@@ -208,10 +208,11 @@ impl Repository {
     }
 
     fn write(&self, manifest: &Manifest) -> Result<()> {
-        let (output, file, _) = Output::create(&self.dir.join(MANIFEST), true)?;
-        disk::write(&file, 0, &manifest.encode())?;
-        disk::flush(&file)?;
-        Ok(output.commit()?)
+        Ok(output::put(
+            &self.dir.join(MANIFEST),
+            &manifest.encode(),
+            true,
+        )?)
     }
 
     /// Removes files of ours that the list does not name.
@@ -245,7 +246,7 @@ impl Repository {
 /// Whether a file of this name is one of a repository, or was to become one.
 fn is_ours(name: &str) -> bool {
     let name = match name.strip_prefix('.') {
-        // ".NAME.RANDOM.part", as [`Output`] calls it.
+        // ".NAME.RANDOM.part", as [`output::Output`] calls it.
         Some(part) if part.ends_with(".part") => part.split('.').take(1).collect(),
         Some(_) => return false,
         None => name.to_owned(),

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::error::Result;
 use dmholey_cow::disk;
 use dmholey_cow::disk::Access;
-use dmholey_cow::output::Output;
+use dmholey_cow::output;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
 use dmholey_delta::Digest;
@@ -100,9 +100,6 @@ impl State {
             let why = format!("cannot be written: {e}");
             Error::broken(path.display(), why)
         })?;
-        let (output, file, _) = Output::create(path, true)?;
-        disk::write(&file, 0, &bytes)?;
-        disk::flush(&file)?;
-        Ok(output.commit()?)
+        Ok(output::put(path, &bytes, true)?)
     }
 }
