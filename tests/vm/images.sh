@@ -8,19 +8,6 @@
 
 REPOSITORY=/mnt/master
 
-# make_images: versions of an image, of 64 to 96 chunks
-make_images() {
-    seq "$((STAMP_SEED % 1000))" 60000 >$WORK/v1
-    truncate -s 262144 $WORK/v1
-    cp $WORK/v1 $WORK/v2
-    seq 70000 74000 | dd of=$WORK/v2 bs=4096 seek=10 conv=notrunc status=none
-    cp $WORK/v2 $WORK/v3
-    truncate -s 393216 $WORK/v3
-    seq 90000 94000 | dd of=$WORK/v3 bs=4096 seek=62 conv=notrunc status=none
-}
-
-image() { dmholey --quiet image "$@"; }
-
 # Each step is durable when the command ends: the mark comes without a sync.
 use_repository() {
     put_mark 0
@@ -63,6 +50,7 @@ check_repository() {
 # limit: 300
 t_repository() {
     make_images
+    keep_blocks_whole
     start 65536
     mke2fs -q -t ext4 $D/base
     begin_log

@@ -254,3 +254,18 @@ entries() {
         [ $number -eq $((area * per)) ] || return 0
     done
 }
+
+# --- images ---
+
+# make_images: versions of an image, of 64 to 96 chunks
+make_images() {
+    seq "$((STAMP_SEED % 1000))" 60000 >"$WORK/v1"
+    truncate -s 262144 "$WORK/v1"
+    cp "$WORK/v1" "$WORK/v2"
+    seq 70000 74000 | dd of="$WORK/v2" bs=4096 seek=10 conv=notrunc status=none
+    cp "$WORK/v2" "$WORK/v3"
+    truncate -s 393216 "$WORK/v3"
+    seq 90000 94000 | dd of="$WORK/v3" bs=4096 seek=62 conv=notrunc status=none
+}
+
+image() { dmholey --quiet image "$@"; }

@@ -105,6 +105,10 @@ sample_points() {
         }' | sort -n -u
 }
 
+# A cut leaves blocks of 4 KiB whole, which is what file systems ask of a disk: a superblock of ext4 with only half of its
+# sectors cannot be mounted.
+keep_blocks_whole() { ATOMIC=8; }
+
 # at_points N COMMAND: for first and last mark and N points between, makes the device `cut` as a power cut there leaves
 # it, and calls COMMAND MARK. What that writes is thrown away.
 at_points() {
@@ -343,8 +347,7 @@ check_mounted_snapshot() {
 use_fs() {
     local i
     FS=$1 FS_OPTIONS=''
-    # What file systems ask of a disk: a superblock of ext4 with only half of its sectors cannot be mounted.
-    ATOMIC=8
+    keep_blocks_whole
     [ $FS != xfs ] || FS_OPTIONS=nouuid
     modprobe $FS
     start 131072 40960
