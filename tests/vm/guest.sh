@@ -110,4 +110,6 @@ if [ "$1" = --one ]; then
     run_one "$2"
     exit
 fi
+# With udev /dev/loop-control is there from the start.
+modprobe loop
 for test in "$@"; do run "$test"; done

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs the tests of this folder in virtual machines, in as few boots as can be. Started by scripts/test.
 
-The guest (guest.sh) says how each test came out. A test fails also if the kernel has logged a report while it
+Several machines can work side by side (--jobs); the tests of an area stay together. The guest (guest.sh) says how each
+test came out. A test fails also if the kernel has logged a report while it
 ran, or if the guest died in it; what comes after such a test gets another boot. A test that was never run fails.
 """
 
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
@@ -52,9 +54,13 @@ class Test:
         self.text = " ".join(text)
         self.passed = None
 
+    @property
+    def area(self):
+        return self.name.partition("/")[0]
+
     def is_in(self, which):
         if which == "smoke":
-            return self.name.startswith("smoke/")
+            return self.area == "smoke"
         return which == "all" or self.is_main
 
 
@@ -77,6 +83,7 @@ def parse(argv):
     add("--kernel", default="default")
     add("--set", choices=SETS, default="all")
     add("--skip", action="append", default=[])
+    add("--jobs", type=int, default=1, help="how many machines work side by side")
     add("--results", help="file for the numbers of tests that passed and failed")
     add("--list", action="store_true")
     add("--count", action="store_true", help="exit with 0 if there is a test to run")
@@ -105,6 +112,16 @@ class Boot:
         self.slow = SLOW.get(options.kernel, 1)
         self.console = Path(folder) / "console"
         self.current = None
+        self.unsaid = []
+
+    def say(self, line):
+        """Keeps a line until the test is over: another machine may say something meanwhile."""
+        self.unsaid.append(line)
+
+    def speak(self):
+        if self.unsaid:
+            print("\n".join(self.unsaid), flush=True)
+            self.unsaid = []
 
     def command(self):
         limits = sum(test.limit for test in self.tests.values()) * self.slow
@@ -137,10 +154,11 @@ class Boot:
         for test in self.tests.values():
             if test.report and not test.reported and test.passed:
                 test.passed = False
-                print(f"FAIL  {test.name}: the kernel has not reported '{test.report}'", flush=True)
+                self.say(f"FAIL  {test.name}: the kernel has not reported '{test.report}'")
         if self.current and not self.current.reported:
             self.current.passed = False
-            print(f"FAIL  {self.current.name}: the guest did not survive it", flush=True)
+            self.say(f"FAIL  {self.current.name}: the guest did not survive it")
+        self.speak()
         return status, said
 
     def hear(self, line):
@@ -148,13 +166,14 @@ class Boot:
         name, _, seconds = rest.partition(" ")
         test = self.tests.get(name)
         if verb == "BEGIN" and test:
+            self.speak()
             self.current = test
         elif verb in ("PASS", "FAIL") and test:
             test.passed = verb == "PASS"
             self.current = None
-            print(f"{'ok  ' if test.passed else verb}  {name}  {seconds} s", flush=True)
+            self.say(f"{'ok  ' if test.passed else verb}  {name}  {seconds} s")
         else:
-            print(f"      {line}", flush=True)
+            self.say(f"      {line}")
 
     def judge_log(self):
         """Fails those tests in which the kernel has reported something."""
@@ -169,7 +188,7 @@ class Boot:
             for report in kernlog.reports("\n".join(part).encode()):
                 if wanted and re.search(wanted, report):
                     test.passed, test.reported = True, True
-                    print(f"ok    {test.name}: the kernel has reported what it was to", flush=True)
+                    self.say(f"ok    {test.name}: the kernel has reported what it was to")
                 elif not (test and test.reported):
                     self.blame(test, report)
             part = []
@@ -178,18 +197,40 @@ class Boot:
     def blame(self, test, report):
         where = test or self.outside()
         if where.passed is not False:
-            print(f"FAIL  {where.name}: the kernel has reported:", flush=True)
+            self.say(f"FAIL  {where.name}: the kernel has reported:")
         where.passed = False
-        print("\n".join(f"      {line}" for line in report.splitlines()), flush=True)
+        self.unsaid += [f"      {line}" for line in report.splitlines()]
 
     def outside(self):
         """Stands for the time before, between and after the tests."""
         return self.tests.setdefault("kernel-log", Test("kernel-log", "between the tests", []))
 
 
-def run(options, tests):
+def shares(tests, jobs):
+    """Splits the tests into at most so many lists, by areas, so that each takes about as long as any other."""
+    areas = {}
+    for test in tests:
+        areas.setdefault(test.area, []).append(test)
+
+    def limits(some):
+        return sum(test.limit for test in some)
+
+    lists = [[] for _ in range(jobs)]
+    for area in sorted(areas.values(), key=limits, reverse=True):
+        min(lists, key=limits).extend(area)
+    return [sorted(some, key=tests.index) for some in lists if some]
+
+
+def run_all(options, tests):
     """Runs the tests; returns those there are in the end, each with its outcome."""
-    print(f"{len(tests)} tests in virtual machines, kernel {options.kernel}", flush=True)
+    lists = shares(tests, max(options.jobs, 1))
+    print(f"{len(tests)} tests in virtual machines, {len(lists)} at a time, kernel {options.kernel}", flush=True)
+    with ThreadPoolExecutor(len(lists)) as pool:
+        return [test for done in pool.map(lambda some: run(options, some), lists) for test in done]
+
+
+def run(options, tests):
+    """Runs tests one after the other; returns those there are in the end, each with its outcome."""
     extra, left = [], tests
     while left:
         with tempfile.TemporaryDirectory(prefix="dmholey-test-") as folder:
@@ -219,7 +260,7 @@ def main():
         for test in tests:
             print(f"{test.name}: {test.text}")
         return 0
-    done = run(options, tests)
+    done = run_all(options, tests)
     failed = [test for test in done if not test.passed]
     if options.results:
         Path(options.results).write_text(f"{len(done) - len(failed)} {len(failed)}\n")
