@@ -4,6 +4,7 @@
 
 use crate::error::Error;
 use crate::error::Result;
+use rustix::fs::Advice;
 use rustix::fs::FlockOperation;
 use rustix::fs::OFlags;
 use rustix::fs::SeekFrom;
@@ -152,6 +153,11 @@ impl Device {
         let file = options.open(path).map_err(|e| Self::open_error(path, e))?;
         if write && kind.is_file() {
             Self::lock(&file, path)?;
+        }
+        if kind.is_block_device() {
+            // What device-mapper has written to it, below its page cache, is not known there. Where this is not
+            // possible nothing is lost: digests tell what is old.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
         }
         Self::from_file(file, path)
     }
