@@ -54,6 +54,30 @@ pub struct Pulled {
     pub found: u64,
 }
 
+/// What would bring the disk to a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What it is, if that is known.
+    pub installed: Option<Version>,
+    /// What it would be.
+    pub target: Version,
+    /// The deltas that lead there; none if there is no way, or if nobody knows from where.
+    pub way: Option<Vec<catalog::Delta>>,
+}
+
+impl Plan {
+    /// Whether there is anything to do.
+    pub fn is_done(&self) -> bool {
+        self.installed == Some(self.target)
+    }
+
+    /// Bytes to fetch, if there is a way.
+    pub fn bytes(&self) -> Option<u64> {
+        let way = self.way.as_ref()?;
+        Some(way.iter().map(|delta| delta.bytes).sum())
+    }
+}
+
 impl Client {
     /// Opens the client in `dir`, alone. `disk` is what it keeps up to date.
     pub fn open(dir: &Path, disk: &Path) -> Result<Self> {
@@ -75,6 +99,11 @@ impl Client {
             disk: disk.to_owned(),
             _lock: file,
         })
+    }
+
+    /// What it keeps up to date.
+    pub fn disk(&self) -> &Path {
+        &self.disk
     }
 
     /// What was done.
@@ -114,52 +143,68 @@ impl Client {
         Err(Error::refused(disk.name(), why))
     }
 
-    /// Fetches what brings the disk to version `to`, or to the newest one, the cheapest way, and makes the
-    /// store of it. The disk is only read.
-    pub fn pull(
-        &mut self,
-        mirrors: &Mirrors,
-        folder: &str,
-        catalog: &Catalog,
-        to: Option<u64>,
-        watch: Watch<'_>,
-    ) -> Result<Pulled> {
-        self.expect(&[Phase::Idle, Phase::Staged], "fetch another version")?;
-        let installed = match self.state.installed {
-            Some(installed) => installed,
-            None => self.identify(catalog, watch)?,
-        };
+    /// What would bring the disk to version `to`, or to the newest one. Nothing is changed, and nobody asked.
+    pub fn plan(&self, catalog: &Catalog, to: Option<u64>) -> Result<Plan> {
         let target = match to {
             Some(number) => catalog.version(number),
             None => catalog.last(),
         };
         let name = to.map_or_else(|| "no version".to_owned(), |to| format!("no version {to}"));
         let why = || Error::refused("the catalog", format!("has {name}"));
-        let target = of(target.ok_or_else(why)?);
+        let target = target.ok_or_else(why)?;
+        let installed = self.state.installed;
+        let way = match installed {
+            Some(installed) => catalog.way(installed.number, target.number),
+            None => None,
+        };
+        Ok(Plan {
+            installed,
+            target: of(target),
+            way,
+        })
+    }
+
+    /// Fetches what brings the disk to version `to`, or to the newest one, the cheapest way, and makes the
+    /// store of it. The disk is only read.
+    pub fn pull(
+        &mut self,
+        mirrors: &Mirrors,
+        catalog: &Catalog,
+        to: Option<u64>,
+        watch: Watch<'_>,
+    ) -> Result<Pulled> {
+        self.expect(&[Phase::Idle, Phase::Staged], "fetch another version")?;
+        if self.state.installed.is_none() {
+            self.identify(catalog, watch)?;
+        }
+        let Plan {
+            installed,
+            target,
+            way,
+        } = self.plan(catalog, to)?;
         let mut pulled = Pulled {
             version: target.number,
             ..Pulled::default()
         };
         let staged = self.state.phase == Phase::Staged && self.state.target == Some(target);
-        if staged || target == installed {
+        if staged || installed == Some(target) {
             return Ok(pulled);
         }
         self.discard()?;
-        let way = catalog
-            .way(installed.number, target.number)
-            .ok_or_else(|| {
-                let why = format!(
-                    "has no deltas from version {} to version {}",
-                    installed.number, target.number
-                );
-                Error::refused("the catalog", why)
-            })?;
-        self.check_room(&way)?;
+        let way = way.ok_or_else(|| {
+            let from = installed.map_or(EMPTY, |installed| installed.number);
+            let why = format!(
+                "has no deltas from version {from} to version {}",
+                target.number
+            );
+            Error::refused("the catalog", why)
+        })?;
+        let dir = self.dir.join("deltas");
+        self.check_room(mirrors, &way, target.bytes)?;
         let mut deltas = Vec::new();
         for delta in &way {
             let title = format!("fetching the delta from {} to {}", delta.from, delta.to);
-            let dir = self.dir.join("deltas");
-            let (delta, sum) = fetch(mirrors, folder, delta, &dir, &*watch(&title))?;
+            let (delta, sum) = fetch(mirrors, delta, &dir, &*watch(&title))?;
             pulled.fetched += sum.fetched;
             pulled.found += sum.found;
             deltas.push(delta);
@@ -204,21 +249,35 @@ impl Client {
         Ok(applied)
     }
 
+    /// Whether the disk may be something else than what it was when the update began.
+    pub fn is_touched(&self) -> bool {
+        !matches!(self.state.phase, Phase::Idle | Phase::Staged)
+    }
+
+    /// Makes everything ready for the way back to get into the disk. Returns where that store is.
+    pub fn begin_back(&mut self) -> Result<PathBuf> {
+        let before_commit = [Phase::Applying, Phase::Applied, Phase::RollingBack];
+        self.expect(&before_commit, "roll back")?;
+        self.set(Phase::RollingBack)?;
+        Ok(self.back())
+    }
+
+    /// The way back is in the disk, all of it and durably.
+    pub fn is_back(&mut self) -> Result<()> {
+        self.expect(&[Phase::RollingBack], "say that something was rolled back")?;
+        self.discard()
+    }
+
     /// Brings the disk back to what it was: drops what is staged, or copies the way back into a disk that nobody uses.
     pub fn roll_back(&mut self, watch: Watch<'_>) -> Result<()> {
-        let before_commit = [
-            Phase::Staged,
-            Phase::Applying,
-            Phase::Applied,
-            Phase::RollingBack,
-        ];
-        self.expect(&before_commit, "roll back")?;
-        if self.state.phase != Phase::Staged {
-            let disk = Device::open(&self.disk, Access::Write)?;
-            self.set(Phase::RollingBack)?;
-            copy(&self.back(), &disk, &*watch("rolling back"))?;
+        if self.state.phase == Phase::Staged {
+            return self.discard();
         }
-        self.discard()
+        // That nobody uses it is found out first.
+        let disk = Device::open(&self.disk, Access::Write)?;
+        let path = self.begin_back()?;
+        copy(&path, &disk, &*watch("rolling back"))?;
+        self.is_back()
     }
 
     /// Keeps the new version: there is no way back from here.
@@ -238,7 +297,6 @@ impl Client {
     pub fn repair(
         &mut self,
         mirrors: &Mirrors,
-        folder: &str,
         catalog: &Catalog,
         number: u64,
         watch: Watch<'_>,
@@ -255,11 +313,11 @@ impl Client {
         };
         let disk = Device::open(&self.disk, Access::Write)?;
         let dir = self.dir.join("deltas");
-        let plan = fetch::plan(mirrors, folder, delta, &dir)?;
+        let plan = fetch::plan(mirrors, delta, &dir)?;
         self.discard()?;
         // What it is on the way is no version.
         self.save(State::default())?;
-        let file = format!("{folder}/{}", delta.file());
+        let file = fetch::name(delta);
         let mended = stage::mend(&disk, mirrors, &file, &plan, &*watch("comparing"))?;
         self.save(State {
             installed: Some(of(version)),
@@ -268,17 +326,26 @@ impl Client {
         Ok(mended)
     }
 
-    fn check_room(&self, way: &[catalog::Delta]) -> Result<()> {
+    /// Whether there is room for all that a pull makes: the deltas, the store of each step, the staged store and
+    /// the way back. What a delta changes is in its index, which is fetched for that.
+    fn check_room(&self, mirrors: &Mirrors, way: &[catalog::Delta], bytes: u64) -> Result<()> {
         let dir = self.dir.join("deltas");
-        let missing = way
-            .iter()
-            .filter(|delta| !fetch::path(&dir, delta).exists());
-        let need: u64 = missing.map(|delta| delta.bytes).sum();
+        let (mut need, mut changed) = (0u64, 0u64);
+        for delta in way {
+            let plan = fetch::plan(mirrors, delta, &dir)?;
+            need = need.saturating_add(fetch::missing(delta, &dir)?);
+            let runs = plan.index.units.iter().flat_map(|unit| &unit.outputs);
+            let blocks = runs.flat_map(|output| &output.runs).map(|run| run.bytes());
+            changed = blocks.fold(changed, u64::saturating_add);
+        }
+        let steps = changed.saturating_add(changed.min(bytes).saturating_mul(2));
+        // A store has 16 bytes for each chunk besides.
+        need = need.saturating_add(steps).saturating_add(steps / 256);
         let room = rustix::fs::statvfs(&dir).map_err(|e| Error::path("look at", &dir, e.into()))?;
         let room = room.f_bavail.saturating_mul(room.f_frsize);
         if need > room {
-            let why = format!("{need} bytes are to be fetched, and there is room for {room}");
-            return Err(Error::refused(dir.display(), why));
+            let why = format!("an update needs {need} bytes here, and there is room for {room}");
+            return Err(Error::refused(self.dir.display(), why));
         }
         Ok(())
     }

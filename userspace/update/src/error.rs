@@ -3,7 +3,9 @@
 //! What can go wrong with an update, and whose fault it is.
 
 use dmholey_cow::Kind;
+use std::error::Error as _;
 use std::path::Path;
+use std::time::Duration;
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -22,7 +24,20 @@ pub enum Error {
         /// What each of them said.
         why: String,
     },
-    /// A file of this program's own is not what it should be.
+    /// A place does not do its work at the moment.
+    #[error("{object}: {why}")]
+    Later {
+        /// The place or the file.
+        object: String,
+        /// The reason.
+        why: String,
+        /// How long it wants to be left alone, if it says so.
+        after: Option<Duration>,
+    },
+    /// What is published is not what it should be, or not any more.
+    #[error("what is published cannot be used")]
+    Tuf(#[from] Box<tough::error::Error>),
+    /// A file is not what it should be.
     #[error("{object}: {why}")]
     Broken {
         /// The file.
@@ -41,6 +56,15 @@ impl Error {
         }
     }
 
+    /// Something that may work later.
+    pub fn later(object: impl ToString, why: impl Into<String>, after: Option<Duration>) -> Self {
+        Self::Later {
+            object: object.to_string(),
+            why: why.into(),
+            after,
+        }
+    }
+
     /// A refusal about `object`.
     pub fn refused(object: impl ToString, why: impl Into<String>) -> Self {
         dmholey_cow::Error::refused(object, why).into()
@@ -55,9 +79,37 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Delta(error) => error.kind(),
-            Self::Unavailable { .. } => Kind::Io,
+            Self::Unavailable { .. } | Self::Later { .. } => Kind::Io,
+            Self::Tuf(_) => Kind::Refused,
             Self::Broken { .. } => Kind::Store,
         }
+    }
+
+    /// Whether it may work later; and how long the place wants to be left alone, if it says so.
+    pub(crate) fn later_after(&self) -> Option<Option<Duration>> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(Self::Later { after, .. }) = error.downcast_ref() {
+                return Some(*after);
+            }
+            cause = error.source();
+        }
+        None
+    }
+
+    /// All of it in one line, with what caused it.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            // Some errors end with the text of their cause.
+            if !text.ends_with(&said) {
+                text = format!("{text}: {said}");
+            }
+            cause = error.source();
+        }
+        text
     }
 }
 

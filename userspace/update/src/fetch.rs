@@ -9,8 +9,11 @@
 use crate::error::Error;
 use crate::error::Result;
 use crate::source::Mirrors;
+use crate::source::Source;
+use crate::trust::TARGETS;
 use dmholey_cow::disk;
 use dmholey_cow::disk::Access;
+use dmholey_cow::format::SECTOR_SIZE;
 use dmholey_cow::progress;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
@@ -22,12 +25,17 @@ use dmholey_delta::index::Unit;
 use dmholey_delta::Delta;
 use dmholey_delta::Digest;
 use dmholey_repository::catalog;
+use std::cell::Cell;
+use std::fs::File;
 use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-/// Bytes asked for at a time, unless one unit has more.
-const REQUEST: u64 = 4 << 20;
+/// Bytes asked for at a time, unless one unit has more: as much may come in vain from a place that lies.
+const REQUEST: u64 = 16 << 20;
 
 /// What was fetched, and what was there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,19 +51,38 @@ pub fn path(dir: &Path, delta: &catalog::Delta) -> PathBuf {
     dir.join(format!("{}.delta", delta.identity))
 }
 
-/// Gets a delta into `dir`. `folder` is that of the targets in a mirror.
+/// What a delta is called in a mirror.
+pub fn name(delta: &catalog::Delta) -> String {
+    format!("{TARGETS}/{}", delta.file())
+}
+
+/// Bytes for which there is no room in `dir` yet: what is there in part has its room.
+pub fn missing(delta: &catalog::Delta, dir: &Path) -> Result<u64> {
+    if path(dir, delta).exists() {
+        return Ok(0);
+    }
+    let part = part(dir, delta);
+    match std::fs::metadata(&part) {
+        Ok(meta) => Ok(delta
+            .bytes
+            .saturating_sub(meta.blocks().saturating_mul(SECTOR_SIZE))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(delta.bytes),
+        Err(e) => Err(Error::path("look at", &part, e)),
+    }
+}
+
+/// Gets a delta into `dir`.
 pub fn fetch(
     mirrors: &Mirrors,
-    folder: &str,
     delta: &catalog::Delta,
     dir: &Path,
     watch: &dyn Progress,
 ) -> Result<(Delta<Device>, Fetched)> {
     let whole = path(dir, delta);
-    let name = format!("{folder}/{}", delta.file());
+    let name = name(delta);
     let mut sum = Fetched::default();
     if !whole.exists() {
-        let part = dir.join(format!("{}.part", delta.identity));
+        let part = part(dir, delta);
         let file = part_file(&part, delta.bytes)?;
         let plan = head(mirrors, &name, delta, &file, &mut sum)?;
         units(mirrors, &name, &plan, &file, &mut sum, watch)?;
@@ -71,26 +98,32 @@ pub fn fetch(
 }
 
 /// Gets the header and the index of a delta alone.
-pub fn plan(mirrors: &Mirrors, folder: &str, delta: &catalog::Delta, dir: &Path) -> Result<Plan> {
-    let path = dir.join(format!("{}.part", delta.identity));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|e| Error::path("open", &path, e))?;
-    let file = Device::from_file(file, &path)?;
-    let name = format!("{folder}/{}", delta.file());
-    head(mirrors, &name, delta, &file, &mut Fetched::default())
+pub fn plan(mirrors: &Mirrors, delta: &catalog::Delta, dir: &Path) -> Result<Plan> {
+    let whole = path(dir, delta);
+    if whole.exists() {
+        return Ok(Delta::open(Device::open(&whole, Access::Read)?)?.plan);
+    }
+    let part = part(dir, delta);
+    let file = open(&part).map_err(|e| Error::path("open", &part, e))?;
+    let file = Device::from_file(file, &part)?;
+    head(mirrors, &name(delta), delta, &file, &mut Fetched::default())
+}
+
+/// Where a delta is in `dir` while parts of it are missing.
+fn part(dir: &Path, delta: &catalog::Delta) -> PathBuf {
+    dir.join(format!("{}.part", delta.identity))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path)
 }
 
 /// The file of a delta that may be there in part. There is room for all of it, or there is no file.
 fn part_file(path: &Path, bytes: u64) -> Result<Device> {
     let fail = |e| Error::path("make room in", path, e);
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let file = options.open(path).map_err(fail)?;
+    let file = open(path).map_err(fail)?;
     let mode = rustix::fs::FallocateFlags::empty();
     match rustix::fs::fallocate(&file, mode, 0, bytes.max(1)) {
         Ok(()) => {}
@@ -118,22 +151,15 @@ fn head(
         let why = || "its header is another one than the catalog says".to_owned();
         same.then_some(header).ok_or_else(why)
     };
-    let header = part(mirrors, name, 0, HEADER_LEN, file, sum, check_header)?;
+    let header = piece(mirrors, name, 0, HEADER_LEN, file, sum, check_header)?;
     let check_index = |bytes: &[u8]| Plan::parse(header, bytes).map_err(|e| e.to_string());
     let len = header.index_packed as usize;
-    part(
-        mirrors,
-        name,
-        HEADER_LEN as u64,
-        len,
-        file,
-        sum,
-        check_index,
-    )
+    let at = HEADER_LEN as u64;
+    piece(mirrors, name, at, len, file, sum, check_index)
 }
 
-/// A part of the delta that `check` knows.
-fn part<T>(
+/// A piece of the delta that `check` knows.
+fn piece<T>(
     mirrors: &Mirrors,
     name: &str,
     offset: u64,
@@ -157,7 +183,8 @@ fn part<T>(
     Ok(found)
 }
 
-/// All units, those that follow each other in one request.
+/// All units that are not there yet. What arrives is in the file at once, and its digest tells whether it is right:
+/// then, and when the work goes on after an interruption.
 fn units(
     mirrors: &Mirrors,
     name: &str,
@@ -166,25 +193,51 @@ fn units(
     sum: &mut Fetched,
     watch: &dyn Progress,
 ) -> Result<()> {
-    let total = plan.header.file_len;
-    let mut missing: Vec<&Unit> = Vec::new();
-    for unit in &plan.index.units {
-        let len: u64 = missing.iter().map(|unit| unit.packed).sum();
-        if len + unit.packed > REQUEST {
-            request(mirrors, name, &missing, file, sum)?;
-            missing.clear();
+    let units = &plan.index.units;
+    let packed = |units: &[&Unit]| -> u64 { units.iter().map(|unit| unit.packed).sum() };
+    let total = packed(&units.iter().collect::<Vec<_>>());
+    let found = total - packed(&missing_units(units, file)?);
+    let arrived = Cell::new(0);
+    let step = |bytes: u64| -> Result<()> {
+        arrived.set(arrived.get() + bytes);
+        // A place whose bytes were refused makes this more than there is.
+        Ok(progress::step(
+            watch,
+            total.min(found + arrived.get()),
+            total,
+        )?)
+    };
+    mirrors.ask(name, |source| {
+        // Also what another place has sent before it failed is there.
+        let missing = missing_units(units, file)?;
+        let mut rest = missing.as_slice();
+        while let Some(first) = rest.first() {
+            let mut end = first.offset;
+            let together = rest.iter().take_while(|unit| {
+                let fits = end == first.offset || end - first.offset + unit.packed <= REQUEST;
+                let next = unit.offset == end;
+                end += unit.packed;
+                next && fits
+            });
+            let (now, later) = rest.split_at(together.count().max(1));
+            request(source, name, now, file, &step)?;
+            rest = later;
         }
-        if is_there(unit, file)? {
-            sum.found += unit.packed;
-            request(mirrors, name, &missing, file, sum)?;
-            missing.clear();
-        } else {
+        Ok(())
+    })?;
+    sum.found += found;
+    sum.fetched += arrived.get();
+    step(0)
+}
+
+fn missing_units<'a>(units: &'a [Unit], file: &Device) -> Result<Vec<&'a Unit>> {
+    let mut missing = Vec::new();
+    for unit in units {
+        if !is_there(unit, file)? {
             missing.push(unit);
         }
-        progress::step(watch, sum.fetched + sum.found, total)?;
     }
-    request(mirrors, name, &missing, file, sum)?;
-    Ok(progress::step(watch, total, total)?)
+    Ok(missing)
 }
 
 fn is_there(unit: &Unit, file: &Device) -> Result<bool> {
@@ -193,36 +246,29 @@ fn is_there(unit: &Unit, file: &Device) -> Result<bool> {
     Ok(Digest::of(&bytes) == unit.digest)
 }
 
-/// Gets units that follow each other.
+/// Gets units that follow each other, and checks them.
 fn request(
-    mirrors: &Mirrors,
+    source: &Arc<dyn Source>,
     name: &str,
     units: &[&Unit],
     file: &Device,
-    sum: &mut Fetched,
+    step: &dyn Fn(u64) -> Result<()>,
 ) -> Result<()> {
     let Some(first) = units.first() else {
         return Ok(());
     };
-    let len: u64 = units.iter().map(|unit| unit.packed).sum();
-    let bytes = mirrors.read(
-        name,
-        first.offset,
-        usize::try_from(len).unwrap_or(0),
-        |bytes| {
-            let mut rest = bytes;
-            for unit in units {
-                let len = usize::try_from(unit.packed).unwrap_or(0);
-                let (part, behind) = rest.split_at(len.min(rest.len()));
-                if Digest::of(part) != unit.digest {
-                    return Err(format!("the unit at byte {} is damaged", unit.offset));
-                }
-                rest = behind;
-            }
-            Ok(bytes.to_vec())
-        },
-    )?;
-    disk::write(file, first.offset, &bytes)?;
-    sum.fetched += len;
+    let len = units.iter().map(|unit| unit.packed).sum();
+    let mut at = first.offset;
+    source.read(name, at, len, &mut |piece| {
+        disk::write(file, at, piece)?;
+        at += piece.len() as u64;
+        step(piece.len() as u64)
+    })?;
+    for unit in units {
+        if !is_there(unit, file)? {
+            let why = format!("the unit at byte {} is damaged", unit.offset);
+            return Err(Error::broken(name, why));
+        }
+    }
     Ok(())
 }

@@ -10,9 +10,12 @@
 //! | module | does |
 //! | --- | --- |
 //! | [`source`] | where published files are, and the next place if one fails |
+//! | [`web`] | published files on a web server |
+//! | [`trust`] | what of it is believed: The Update Framework |
 //! | [`mod@fetch`] | gets a delta, and goes on where it was interrupted |
 //! | [`mod@stage`] | makes the one store that brings the disk to the version, and the way back |
 //! | [`state`] | what was done, in a file |
+//! | [`mod@write`] | writes a whole image, but only what differs |
 //! | [`client`] | the steps: find out, pull, apply, roll back, commit |
 
 #![forbid(unsafe_code)]
@@ -23,6 +26,9 @@ pub mod fetch;
 pub mod source;
 pub mod stage;
 pub mod state;
+pub mod trust;
+pub mod web;
+pub mod write;
 
 pub use client::Client;
 pub use error::Error;
@@ -30,6 +36,8 @@ pub use error::Result;
 pub use source::Mirrors;
 pub use source::Source;
 pub use state::State;
+pub use trust::Trust;
+pub use web::Network;
 
 use dmholey_cow::Progress;
 
