@@ -14,6 +14,7 @@ use crate::commands::monitor;
 use crate::commands::remove;
 use crate::commands::status;
 use crate::commands::table;
+use crate::commands::update;
 use crate::exit;
 use clap::Parser;
 use clap::Subcommand;
@@ -67,6 +68,9 @@ pub enum Command {
     /// Make images of file systems
     #[command(subcommand)]
     Image(image::Image),
+    /// Bring a disk to the newest published version of its image
+    #[command(subcommand)]
+    Update(update::Update),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions(completions::Completions),

@@ -16,7 +16,7 @@ pub enum Exit {
     Failed,
     /// The command line makes no sense.
     Usage,
-    /// A check found problems.
+    /// A check found problems, or something newer.
     Findings,
     /// The kernel or one of its devices refused.
     Kernel,
@@ -36,7 +36,7 @@ impl Exit {
         (Self::Ok, "done"),
         (Self::Failed, "the operation failed"),
         (Self::Usage, "the command line makes no sense"),
-        (Self::Findings, "a check found problems"),
+        (Self::Findings, "a check found problems, or something newer"),
         (Self::Kernel, "the kernel or one of its devices refused"),
         (
             Self::Store,
@@ -76,9 +76,11 @@ impl Exit {
             let delta = cause.downcast_ref::<dmholey_delta::Error>();
             let repository = cause.downcast_ref::<dmholey_repository::Error>();
             let publish = cause.downcast_ref::<dmholey_publish::Error>();
+            let update = cause.downcast_ref::<dmholey_update::Error>();
             let kind = cow.map(|e| e.kind()).or(delta.map(|e| e.kind()));
             let kind = kind.or(repository.map(|e| e.kind()));
-            if let Some(kind) = kind.or(publish.map(|e| e.kind())) {
+            let kind = kind.or(publish.map(|e| e.kind()));
+            if let Some(kind) = kind.or(update.map(|e| e.kind())) {
                 return match kind {
                     Kind::Io => Self::Failed,
                     Kind::Store => Self::Store,

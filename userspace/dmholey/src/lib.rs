@@ -11,7 +11,8 @@
 //! | [`loopdev`] | loop devices over image files |
 //! | [`cluster`] | what the agent of a shared volume is asked, and answers |
 //! | [`monitor`] | extends stores before they are full |
-//! | [`output`], [`progress`], [`exit`], [`signals`], [`units`] | what all of them share |
+//! | [`update`] | what keeps a disk at the newest published version of its image |
+//! | [`configfile`], [`output`], [`progress`], [`exit`], [`signals`], [`units`] | what all of them share |
 
 #![deny(unsafe_code)]
 
@@ -19,6 +20,7 @@ pub mod blockdev;
 pub mod cli;
 pub mod cluster;
 pub mod commands;
+pub mod configfile;
 pub mod dm;
 pub mod exit;
 pub mod loopdev;
@@ -27,3 +29,4 @@ pub mod output;
 pub mod progress;
 pub mod signals;
 pub mod units;
+pub mod update;

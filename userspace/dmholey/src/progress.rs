@@ -169,6 +169,11 @@ impl Drop for Meter {
     }
 }
 
+/// Shows the progress of each part of a long work.
+pub fn watch(output: Output) -> impl Fn(&str) -> Box<dyn Progress> {
+    move |what| Box::new(Meter::new(what, output))
+}
+
 fn bar(what: &str) -> ProgressBar {
     let bar = ProgressBar::new(0);
     let template = "{msg} [{bar:30}] {percent}% {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left";

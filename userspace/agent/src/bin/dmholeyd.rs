@@ -10,6 +10,12 @@ use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 use clap_complete::Shell;
+use dmholey::output::Output;
+use dmholey::progress;
+use dmholey::signals;
+use dmholey::update::config::Automatic;
+use dmholey::update::disk::How;
+use dmholey::update::Session;
 use dmholey_agent::config::Config;
 use dmholey_agent::control::Control;
 use dmholey_agent::driver::queues;
@@ -21,6 +27,7 @@ use dmholey_agent::metrics::Exporter;
 use dmholey_agent::names::Names;
 use dmholey_agent::observe::Observer;
 use dmholey_agent::recycle;
+use dmholey_update::state::Phase;
 use rustix::mm::MlockAllFlags;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +57,8 @@ struct Cli {
 enum Service {
     /// Share a volume with other nodes
     Cluster(Cluster),
+    /// Look for a newer version of the disk's image, once
+    Update(Update),
     /// Write the manual pages
     #[command(hide = true)]
     Man {
@@ -78,6 +87,20 @@ struct Cluster {
     socket: PathBuf,
 }
 
+/// Look for a newer version of the disk's image, once
+///
+/// What follows depends on the configuration ('automatic'): it is told, fetched, or fetched and applied. What
+/// an earlier run was interrupted in is done first. A timer starts this again and again; if nothing has changed
+/// it costs one small request.
+#[derive(Debug, Args)]
+struct Update {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = dmholey::update::config::DEFAULT_PATH)]
+    config: PathBuf,
+    #[command(flatten)]
+    how: How,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = if cli.quiet {
@@ -99,6 +122,7 @@ fn main() -> ExitCode {
             avoid_waiting_for_oneself();
             cluster(args)
         }
+        Service::Update(args) => update(args),
         Service::Man { dir } => clap_mangen::generate_to(Cli::command(), dir)
             .with_context(|| format!("cannot write manual pages to {}", dir.display())),
         Service::Completions { shell } => {
@@ -131,6 +155,66 @@ fn avoid_waiting_for_oneself() {
              little memory"
         );
     }
+}
+
+/// Nobody watches.
+const UNWATCHED: Output = Output {
+    json: false,
+    quiet: true,
+};
+
+fn update(args: &Update) -> anyhow::Result<()> {
+    signals::install()?;
+    let config = dmholey::update::Config::read(&args.config)?;
+    let mut session = Session::open(&config, |what| tracing::warn!("{what}; passed over"))?;
+    match session.client.state().phase {
+        Phase::Applying => {
+            tracing::info!("goes on to apply what an earlier run began with");
+            return apply(&mut session, args);
+        }
+        Phase::RollingBack => {
+            tracing::info!("goes on to roll back what an earlier run began with");
+            args.how.roll_back(&mut session.client, UNWATCHED)?;
+        }
+        Phase::Applied => {
+            tracing::info!(
+                "an update was applied and is neither committed nor rolled back: nothing to do"
+            );
+            return Ok(());
+        }
+        Phase::Idle | Phase::Staged => {}
+    }
+    let (known, plan) = session.check(None)?;
+    let version = plan.target.number;
+    if plan.is_done() {
+        tracing::info!(version, "nothing is newer");
+        return Ok(());
+    }
+    tracing::info!(version, "is published");
+    if config.automatic == Automatic::Check {
+        return Ok(());
+    }
+    let watch = &progress::watch(UNWATCHED);
+    let pulled = session
+        .client
+        .pull(&session.mirrors, &known.catalog, None, watch)?;
+    let fetched = pulled.fetched;
+    if session.client.state().phase != Phase::Staged {
+        tracing::info!(version, "is there already");
+        return Ok(());
+    }
+    tracing::info!(version, fetched, "is ready to be applied");
+    if config.automatic == Automatic::Pull {
+        return Ok(());
+    }
+    apply(&mut session, args)
+}
+
+fn apply(session: &mut Session, args: &Update) -> anyhow::Result<()> {
+    let way = args.how.apply(&mut session.client, UNWATCHED)?;
+    let version = session.client.state().target.map(|version| version.number);
+    tracing::info!(version, way, "is applied; commit it or roll back");
+    Ok(())
 }
 
 #[tokio::main]

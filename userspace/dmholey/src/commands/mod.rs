@@ -15,6 +15,7 @@ pub mod monitor;
 pub mod remove;
 pub mod status;
 pub mod table;
+pub mod update;
 
 use crate::cli::Cli;
 use crate::cli::Command;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cow(args) => cow::run(&args, output),
         Command::Delta(args) => delta::run(&args, output),
         Command::Image(args) => image::run(&args, output),
+        Command::Update(args) => update::run(&args, output),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -5,6 +5,7 @@
 use super::policy::Amount;
 use super::policy::Policy;
 use super::policy::Threshold;
+use crate::configfile;
 use crate::units::parse_sectors;
 use anyhow::Context;
 use serde::Deserialize;
@@ -102,21 +103,7 @@ impl Config {
                 other.with_context(|| format!("cannot read {path}"))?
             }
         };
-        let path = path.unwrap_or(default).display();
-        toml::from_str(&text).map_err(|error| {
-            // Its own text shows the place in several lines.
-            let line = error.span().map_or(1, |span| {
-                1 + text
-                    .get(..span.start)
-                    .unwrap_or_default()
-                    .matches('\n')
-                    .count()
-            });
-            anyhow::anyhow!(
-                "{path}, line {line}: {}",
-                error.message().replace('\n', ", ")
-            )
-        })
+        configfile::parse(path.unwrap_or(default), &text)
     }
 
     /// The policy for a device; `None` if it is to be left alone. `first` is what was said elsewhere for all devices

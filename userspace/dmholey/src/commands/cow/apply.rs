@@ -3,12 +3,10 @@
 //! `dmholey cow apply`
 
 use super::online;
+use super::online::Merging;
 use super::same_file;
 use crate::commands::line::FamilyArgs;
 use crate::commands::merge::Pace;
-use crate::dm::flow;
-use crate::dm::ioctl::Dm;
-use crate::dm::DevNum;
 use crate::exit::refuse;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -17,6 +15,7 @@ use crate::signals;
 use crate::units::human;
 use clap::Args;
 use dmholey_cow::apply;
+use dmholey_cow::apply::Applied;
 use dmholey_cow::disk::Access;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
@@ -28,10 +27,10 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct Apply {
     /// File or block device with a COW store
-    pub(super) image: PathBuf,
+    image: PathBuf,
     /// The disk: a file or block device with the old version
     #[arg(long, value_name = "DISK")]
-    pub(super) to: PathBuf,
+    to: PathBuf,
     /// Let the kernel merge; default if the disk is the origin of live snapshots
     #[arg(long, conflicts_with = "offline")]
     online: bool,
@@ -43,28 +42,28 @@ pub struct Apply {
     keep: bool,
     /// Empty the image, as a merge does, once its content is safely on the disk
     #[arg(long)]
-    pub(super) consume: bool,
+    consume: bool,
     /// Folder for the copy of the image, if not beside it
     #[arg(long, value_name = "DIR")]
-    pub(super) copy_in: Option<PathBuf>,
+    copy_in: Option<PathBuf>,
     /// Name of the merge device, if not the disk's name with -apply
     #[arg(long, value_name = "NAME")]
-    pub(super) name: Option<String>,
+    name: Option<String>,
     #[command(flatten)]
-    pub(super) family: FamilyArgs,
+    family: FamilyArgs,
     #[command(flatten)]
-    pub(super) pace: Pace,
+    pace: Pace,
 }
 
 /// What was done.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    pub(super) disk: String,
-    pub(super) image: String,
-    pub(super) way: &'static str,
-    pub(super) exceptions: u64,
-    pub(super) bytes: u64,
-    pub(super) consumed: bool,
+struct Report {
+    disk: String,
+    image: String,
+    way: &'static str,
+    exceptions: u64,
+    bytes: u64,
+    consumed: bool,
 }
 
 /// Runs the command.
@@ -73,31 +72,37 @@ pub fn run(args: &Apply, output: Output) -> anyhow::Result<Exit> {
         let text = format!("{}: is the image itself", args.to.display());
         return Err(refuse(Exit::Refused, text));
     }
-    let report = if is_online(args)? {
-        online::apply(args, output)?
+    let (way, applied) = if args.online || (!args.offline && online::is_origin(&args.to)?) {
+        ("online", online(args, output)?)
     } else {
-        offline(args, output)?
+        ("offline", offline(args, output)?)
+    };
+    let report = Report {
+        disk: args.to.display().to_string(),
+        image: args.image.display().to_string(),
+        way,
+        exceptions: applied.exceptions,
+        bytes: applied.bytes,
+        consumed: args.consume,
     };
     output.done(&report, text)?;
     Ok(Exit::Ok)
 }
 
-fn is_online(args: &Apply) -> anyhow::Result<bool> {
-    if args.online || args.offline {
-        return Ok(args.online);
-    }
-    let disk = Device::open(&args.to, Access::Read)?;
-    if !disk.is_block() {
-        return Ok(false);
-    }
-    // Where device-mapper cannot be asked, a device in use is still refused when it is opened.
-    let Ok(dm) = Dm::open() else {
-        return Ok(false);
+fn online(args: &Apply, output: Output) -> anyhow::Result<Applied> {
+    let merging = Merging {
+        image: &args.image,
+        disk: &args.to,
+        consume: args.consume,
+        copy_in: args.copy_in.as_deref(),
+        name: args.name.as_deref(),
+        family: &args.family,
+        pace: args.pace,
     };
-    Ok(!flow::users_of(&dm, DevNum::from_rdev(disk.rdev()))?.is_empty())
+    online::merge(&merging, output)
 }
 
-fn offline(args: &Apply, output: Output) -> anyhow::Result<Report> {
+fn offline(args: &Apply, output: Output) -> anyhow::Result<Applied> {
     let access = if args.consume {
         Access::Write
     } else {
@@ -115,14 +120,7 @@ fn offline(args: &Apply, output: Output) -> anyhow::Result<Report> {
     if args.consume {
         apply::consume(&store)?;
     }
-    Ok(Report {
-        disk: disk.name(),
-        image: store.disk().name(),
-        way: "offline",
-        exceptions: applied.exceptions,
-        bytes: applied.bytes,
-        consumed: args.consume,
-    })
+    Ok(applied)
 }
 
 fn text(report: &Report) -> String {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `dmholey cow apply --online`: the kernel merges an image into a live origin.
+//! The kernel merges an image into a live origin: `dmholey cow apply --online`, `dmholey update apply`.
 
-use super::apply::Apply;
-use super::apply::Report;
 use super::open_store;
 use crate::blockdev::BlockDev;
+use crate::commands::line::FamilyArgs;
+use crate::commands::merge::Pace;
 use crate::dm::flow;
 use crate::dm::ioctl::Dm;
 use crate::dm::merge;
@@ -13,6 +13,7 @@ use crate::dm::node;
 use crate::dm::table::Overlay;
 use crate::dm::table::Role;
 use crate::dm::table::Table;
+use crate::dm::DevNum;
 use crate::dm::Kernel;
 use crate::dm::Nodes;
 use crate::loopdev::LoopDevice;
@@ -21,8 +22,9 @@ use crate::progress::Meter;
 use crate::signals;
 use anyhow::Context;
 use dmholey_cow::apply;
+use dmholey_cow::apply::Applied;
 use dmholey_cow::copy;
-use dmholey_cow::format::SECTOR_SIZE;
+use dmholey_cow::disk::Access;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
 use dmholey_cow::Progress;
@@ -41,38 +43,66 @@ struct Source {
     _copy: Option<NamedTempFile>,
 }
 
-/// Merges `args.image` into `args.to`, and takes everything down again that it made for that.
-pub(super) fn apply(args: &Apply, output: Output) -> anyhow::Result<Report> {
-    let mut store = open_store(&args.image)?;
-    let (origin, disk) = BlockDev::open(&args.to)?;
+/// What is merged, and how.
+pub(crate) struct Merging<'a> {
+    /// File or block device with a COW store.
+    pub(crate) image: &'a Path,
+    /// The origin.
+    pub(crate) disk: &'a Path,
+    /// Whether the image is to be empty after that.
+    pub(crate) consume: bool,
+    /// Folder for the copy of an image that is to stay as it is, if not beside it.
+    pub(crate) copy_in: Option<&'a Path>,
+    /// Name of the merge device.
+    pub(crate) name: Option<&'a str>,
+    pub(crate) family: &'a FamilyArgs,
+    pub(crate) pace: Pace,
+}
+
+/// Whether a disk is the origin of live snapshots.
+pub(crate) fn is_origin(disk: &Path) -> anyhow::Result<bool> {
+    let disk = Device::open(disk, Access::Read)?;
+    if !disk.is_block() {
+        return Ok(false);
+    }
+    // Where device-mapper cannot be asked, a device in use is still refused when it is opened.
+    let Ok(dm) = Dm::open() else {
+        return Ok(false);
+    };
+    Ok(!flow::users_of(&dm, DevNum::from_rdev(disk.rdev()))?.is_empty())
+}
+
+/// Merges an image into a disk, and takes everything down again that it made for that.
+pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applied> {
+    let mut store = open_store(what.image)?;
+    let (origin, disk) = BlockDev::open(what.disk)?;
     let survey = apply::plan(&mut store, &disk.name(), disk.size())?;
     drop(disk);
     let dm = Dm::open()?;
     signals::install()?;
-    let source = source(args, &store)?;
+    let source = source(what, &store)?;
+    let chunk = store.header().chunk;
     let table = Table {
         role: Role::Merge,
-        family: args.family.family(),
+        family: what.family.family(),
         len: origin.sectors,
         origin: origin.number.to_string(),
         overlay: Some(Overlay {
             cow: source.device.number.to_string(),
             store: StoreKind::Persistent,
-            chunk: store.header().chunk.sectors(),
+            chunk: chunk.sectors(),
             features: Features::default(),
         }),
     };
-    let name = args.name.clone().unwrap_or_else(|| default_name(&args.to));
-    let meter = Meter::with_events(format!("merging into {}", args.to.display()), output);
-    let interval = args.pace.interval();
+    let name = what
+        .name
+        .map_or_else(|| default_name(what.disk), str::to_owned);
+    let meter = Meter::with_events(format!("merging into {}", what.disk.display()), output);
+    let interval = what.pace.interval();
     merge_once(&dm, &node::DevMapper, &name, &table, interval, &meter)?;
-    Ok(Report {
-        disk: args.to.display().to_string(),
-        image: args.image.display().to_string(),
-        way: "online",
+    Ok(Applied {
         exceptions: survey.exceptions,
-        bytes: survey.exceptions * u64::from(store.header().chunk.sectors()) * SECTOR_SIZE,
-        consumed: args.consume,
+        bytes: survey.exceptions * chunk.bytes() as u64,
     })
 }
 
@@ -95,13 +125,13 @@ fn merge_once(
     Ok(())
 }
 
-fn source(args: &Apply, store: &Store<Device>) -> anyhow::Result<Source> {
-    let keep = !args.consume;
+fn source(what: &Merging<'_>, store: &Store<Device>) -> anyhow::Result<Source> {
+    let keep = !what.consume;
     let copy = keep
-        .then(|| copy::private(store, args.copy_in.as_deref()))
+        .then(|| copy::private(store, what.copy_in))
         .transpose()?;
     if let (true, None) = (store.disk().is_block(), &copy) {
-        let (device, _) = BlockDev::open(&args.image)?;
+        let (device, _) = BlockDev::open(what.image)?;
         return Ok(Source {
             device,
             _loop: None,
@@ -110,7 +140,7 @@ fn source(args: &Apply, store: &Store<Device>) -> anyhow::Result<Source> {
     }
     let file: PathBuf = copy
         .as_ref()
-        .map_or_else(|| args.image.clone(), |copy| copy.path().to_path_buf());
+        .map_or_else(|| what.image.to_owned(), |copy| copy.path().to_path_buf());
     let attached = LoopDevice::attach(&file)?;
     let (device, _) = BlockDev::open(attached.path())?;
     Ok(Source {

@@ -2,10 +2,10 @@
 
 //! `dmholey image checkpoint`
 
-use super::watch;
 use super::DeltaHow;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::progress::watch;
 use crate::signals;
 use crate::units::human;
 use clap::Args;

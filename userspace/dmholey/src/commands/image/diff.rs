@@ -2,10 +2,10 @@
 
 //! `dmholey image diff`
 
-use super::watch;
 use crate::exit::Exit;
 use crate::output::columns;
 use crate::output::Output;
+use crate::progress::watch;
 use crate::signals;
 use crate::units::human;
 use clap::Args;

@@ -2,9 +2,9 @@
 
 //! `dmholey image extract`
 
-use super::watch;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::progress::watch;
 use crate::signals;
 use crate::units::human;
 use clap::Args;

@@ -11,14 +11,13 @@ pub mod keys;
 pub mod list;
 pub mod prune;
 pub mod publish;
+pub mod serve;
 pub mod squash;
 
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::progress::Meter;
 use clap::Args;
 use clap::Subcommand;
-use dmholey_cow::Progress;
 use dmholey_delta::make;
 use jiff::SignedDuration;
 use jiff::Timestamp;
@@ -70,6 +69,10 @@ pub enum Image {
     ///
     /// This needs the keys of the snapshot and the timestamp only.
     Refresh(publish::Refresh),
+    /// Serve what is published by HTTP, to try it out
+    ///
+    /// Any web server that knows byte ranges does it, and for more than trying should.
+    Serve(serve::Serve),
 }
 
 /// How deltas of a repository are made.
@@ -104,6 +107,7 @@ pub fn run(args: &Image, output: Output) -> anyhow::Result<Exit> {
         Image::Keys(args) => keys::run(args, output),
         Image::Publish(args) => publish::run(args, output),
         Image::Refresh(args) => publish::refresh(args, output),
+        Image::Serve(args) => serve::run(args, output),
     }
 }
 
@@ -120,9 +124,4 @@ fn span(days: u32) -> SignedDuration {
 /// So many days later, or the end of time.
 fn days(from: Timestamp, days: u32) -> Timestamp {
     from.saturating_add(span(days)).unwrap_or(Timestamp::MAX)
-}
-
-/// Shows the progress of each part of the work.
-fn watch(output: Output) -> impl Fn(&str) -> Box<dyn Progress> {
-    move |what| Box::new(Meter::new(what, output))
 }

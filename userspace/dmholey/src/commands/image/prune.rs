@@ -2,9 +2,9 @@
 
 //! `dmholey image prune`
 
-use super::watch;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::progress::watch;
 use crate::signals;
 use clap::Args;
 use dmholey_repository::prune::prune;

@@ -4,9 +4,9 @@
 
 use super::now;
 use super::span;
-use super::watch;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::progress::watch;
 use crate::signals;
 use crate::units::human;
 use clap::Args;

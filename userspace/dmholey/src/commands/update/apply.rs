@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! `dmholey update apply`
+
+use super::Which;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::signals;
+use crate::update::disk::How;
+use clap::Args;
+use serde::Serialize;
+
+/// Arguments of `update apply`.
+#[derive(Debug, Args)]
+pub struct Apply {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    how: How,
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Report {
+    version: Option<u64>,
+    way: &'static str,
+}
+
+/// Runs the command.
+pub fn run(args: &Apply, output: Output) -> anyhow::Result<Exit> {
+    signals::install()?;
+    let mut session = args.which.open(output)?;
+    let way = args.how.apply(&mut session.client, output)?;
+    let version = session.client.state().target.map(|version| version.number);
+    output.done(&Report { version, way }, text)?;
+    Ok(Exit::Ok)
+}
+
+fn text(report: &Report) -> String {
+    let version = report.version.unwrap_or_default();
+    format!("the disk is version {version} now; commit it or roll back")
+}
