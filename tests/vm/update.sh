@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash disable=SC2086
+# A client that runs from a snapshot of its disk, while the disk is brought to published versions.
+
+# The recorded disk and its cuts.
+# shellcheck source=tests/vm/replay.sh
+. "$(dirname "${BASH_SOURCE[0]}")/replay.sh"
+
+# make_versions: three of the same size, which is what a disk in use can be brought to
+make_versions() {
+    make_images
+    truncate -s 262144 $WORK/v3
+}
+
+# publish VERSION...: these files are the next versions
+publish() {
+    local version
+    for version in "$@"; do image checkpoint $WORK/master "$WORK/v$version" --level 1; done
+    [ -d $WORK/keys ] || image keys $WORK/keys
+    image publish $WORK/master --to $WORK/web --keys $WORK/keys
+}
+
+# configure DISK STATE [LINE]...: a client for the disk
+configure() {
+    printf '%s\n' "disk = '$1'" "root = '$WORK/keys/1.root.json'" "mirrors = ['/nowhere', '$WORK/web']" \
+        "state = '$2'" "${@:3}" >$WORK/update.toml
+}
+
+# update COMMAND [OPTION]...
+update() { dmholey --quiet update "$1" --config $WORK/update.toml "${@:2}"; }
+
+# said COMMAND FILTER: of what a command says as JSON in the end, behind the progress of a merge
+said() { dmholey --json update "$1" --config $WORK/update.toml | tail -n 1 | jq -r "$2"; }
+
+phase() { said status .phase; }
+
+# shows DEVICE VERSION: so many bytes as the version has
+shows() { cmp -n "$(stat -c %s "$WORK/v$2")" "$1" "$WORK/v$2" || die "$1 is not version $2"; }
+
+# boots_from DISK STORE: what the client runs from
+boots_from() {
+    make_origin origin $1
+    make_snapshot snap $1 $2
+}
+
+# The disk of a running client goes to newer versions and back by merges in the kernel; what the client runs from goes on
+# to show the old one.
+# set: main
+t_online() {
+    local status
+    make_versions
+    load
+    vol base 1024
+    cow store 4096
+    dd if=$WORK/v1 of=$D/base oflag=direct bs=4096 status=none
+    publish 1 2 3
+    configure $D/base $WORK/client
+    boots_from base store
+    update check || status=$?
+    equal "${status:-0}" 3 'exit status'
+    equal "$(said check '[.version, .installed] | @text' || true)" '[3,null]' check
+    update pull
+    equal "$(phase)" staged phase
+    shows $D/base 1
+    equal "$(said apply '[.version, .way] | @text')" '[3,"online"]' apply
+    shows $D/base 3
+    shows $D/snap 1
+    equal "$(phase)" applied phase
+    equal "$(said rollback .way)" online rollback
+    shows $D/base 1
+    shows $D/snap 1
+    update pull
+    update apply
+    update commit
+    shows $D/base 3
+    # What the kernel has merged is what is read, and so the next version finds its base.
+    cp $WORK/v3 $WORK/v4
+    seq 500 2000 | dd of=$WORK/v4 bs=4096 seek=3 conv=notrunc status=none
+    publish 4
+    configure $D/base $WORK/client "automatic = 'apply'"
+    dmholeyd update --config $WORK/update.toml
+    shows $D/base 4
+    shows $D/snap 1
+    update commit
+    contains "$(dmholeyd update --config $WORK/update.toml 2>&1)" 'nothing is newer'
+    remove snap
+    # The next boot.
+    remove origin
+    blank store
+    boots_from base store
+    shows $D/snap 4
+}
+
+# Each command is durable when it ends: the marks come without a sync.
+work_through() {
+    put_mark 0
+    update pull
+    put_mark 1
+    update apply --interval 0.05
+    put_mark 2
+    update rollback --interval 0.05
+    put_mark 3
+    update pull
+    update apply --interval 0.05
+    put_mark 4
+    update commit
+    put_mark 5
+}
+
+# check_client MARK: the client is at the old or at the new version, or gets there, and either way to both; and what it
+# ran from shows the old version until then.
+check_client() {
+    local found
+    mount $D/cut_store2 /mnt
+    configure $D/cut_base /mnt/client
+    found=$(phase)
+    make_origin cut_origin cut_base
+    make_snapshot cut_snap cut_base cut_store1
+    shows $D/cut_snap 1
+    remove cut_snap
+    remove cut_origin
+    case $1:$found in
+    [13]:applying)
+        update apply
+        shows $D/cut_base 3
+        update rollback
+        ;;
+    2:rolling-back) update rollback ;;
+    [1234]:applied)
+        shows $D/cut_base 3
+        update rollback
+        ;;
+    [013]:staged | [023]:idle) ;;
+    [45]:idle)
+        shows $D/cut_base 3
+        equal "$(said status .installed)" 3 installed
+        umount /mnt
+        return
+        ;;
+    *) die "behind mark $1 the update is $found" ;;
+    esac
+    shows $D/cut_base 1
+    update pull
+    update apply
+    update commit
+    shows $D/cut_base 3
+    umount /mnt
+}
+
+# While power is cut everywhere: there is no state in which a client has neither the old nor the new version.
+# limit: 400
+t_power_cuts() {
+    make_versions
+    publish 1 2 3
+    keep_blocks_whole
+    start 1024 4096 65536
+    dd if=$WORK/v1 of=$D/base oflag=direct bs=4096 status=none
+    mke2fs -q -t ext4 $D/store2
+    begin_log
+    mount $D/store2 /mnt
+    configure $D/base /mnt/client
+    boots_from base store1
+    work_through
+    shows $D/base 3
+    shows $D/snap 1
+    umount /mnt
+    remove snap
+    remove origin
+    end_log
+    at_points ${FULL:+1}20 check_client
+}
