@@ -99,6 +99,12 @@ fn a_disk_is_updated_over_http() {
         check.err.contains("/nowhere") && check.err.contains("passed over"),
         "{check:?}"
     );
+    // A machine without certificates has no need for any.
+    let bare = lab
+        .command(&update(&["check", "--quiet"]))
+        .envs([("SSL_CERT_FILE", "/none"), ("SSL_CERT_DIR", "/none")])
+        .output();
+    assert_eq!(bare.unwrap().status.code(), Some(3));
     let status = lab.run(&update(&["status", "--json"])).code(0).json();
     assert_eq!(status["phase"], "idle");
     assert_eq!(status["newest"], 3);
@@ -111,6 +117,7 @@ fn a_disk_is_updated_over_http() {
         (&3.into(), &true.into())
     );
     assert_eq!(pulled["steps"], serde_json::json!([1, 2]));
+    assert_eq!(pulled["found"], 0);
     let check = lab
         .run(&update(&["check", "--quiet", "--json"]))
         .code(3)

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::fetch;
 use crate::fetch::fetch;
+use crate::fetch::Fetched;
 use crate::source::Mirrors;
 use crate::stage;
 use crate::stage::Mended;
@@ -200,7 +201,7 @@ impl Client {
             Error::refused("the catalog", why)
         })?;
         let dir = self.dir.join("deltas");
-        self.check_room(mirrors, &way, target.bytes)?;
+        let heads = self.check_room(mirrors, &way, target.bytes)?;
         let mut deltas = Vec::new();
         for delta in &way {
             let title = format!("fetching the delta from {} to {}", delta.from, delta.to);
@@ -209,6 +210,9 @@ impl Client {
             pulled.found += sum.found;
             deltas.push(delta);
         }
+        // What came for looking at the room was there afterwards.
+        pulled.fetched += heads.fetched;
+        pulled.found = pulled.found.saturating_sub(heads.fetched);
         pulled.steps = way.iter().map(|delta| delta.from).collect();
         let disk = Device::open(&self.disk, Access::Read)?;
         stage::stage(&disk, &deltas, target.digest, &self.staged(), watch)?;
@@ -313,7 +317,7 @@ impl Client {
         };
         let disk = Device::open(&self.disk, Access::Write)?;
         let dir = self.dir.join("deltas");
-        let plan = fetch::plan(mirrors, delta, &dir)?;
+        let plan = fetch::plan(mirrors, delta, &dir, &mut Fetched::default())?;
         self.discard()?;
         // What it is on the way is no version.
         self.save(State::default())?;
@@ -328,11 +332,12 @@ impl Client {
 
     /// Whether there is room for all that a pull makes: the deltas, the store of each step, the staged store and
     /// the way back. What a delta changes is in its index, which is fetched for that.
-    fn check_room(&self, mirrors: &Mirrors, way: &[catalog::Delta], bytes: u64) -> Result<()> {
+    fn check_room(&self, mirrors: &Mirrors, way: &[catalog::Delta], bytes: u64) -> Result<Fetched> {
         let dir = self.dir.join("deltas");
+        let mut heads = Fetched::default();
         let (mut need, mut changed) = (0u64, 0u64);
         for delta in way {
-            let plan = fetch::plan(mirrors, delta, &dir)?;
+            let plan = fetch::plan(mirrors, delta, &dir, &mut heads)?;
             need = need.saturating_add(fetch::missing(delta, &dir)?);
             let runs = plan.index.units.iter().flat_map(|unit| &unit.outputs);
             let blocks = runs.flat_map(|output| &output.runs).map(|run| run.bytes());
@@ -347,7 +352,7 @@ impl Client {
             let why = format!("an update needs {need} bytes here, and there is room for {room}");
             return Err(Error::refused(self.dir.display(), why));
         }
-        Ok(())
+        Ok(heads)
     }
 
     /// Forgets the update, and removes what it needed.

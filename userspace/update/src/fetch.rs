@@ -98,7 +98,12 @@ pub fn fetch(
 }
 
 /// Gets the header and the index of a delta alone.
-pub fn plan(mirrors: &Mirrors, delta: &catalog::Delta, dir: &Path) -> Result<Plan> {
+pub fn plan(
+    mirrors: &Mirrors,
+    delta: &catalog::Delta,
+    dir: &Path,
+    sum: &mut Fetched,
+) -> Result<Plan> {
     let whole = path(dir, delta);
     if whole.exists() {
         return Ok(Delta::open(Device::open(&whole, Access::Read)?)?.plan);
@@ -106,7 +111,7 @@ pub fn plan(mirrors: &Mirrors, delta: &catalog::Delta, dir: &Path) -> Result<Pla
     let part = part(dir, delta);
     let file = open(&part).map_err(|e| Error::path("open", &part, e))?;
     let file = Device::from_file(file, &part)?;
-    head(mirrors, &name(delta), delta, &file, &mut Fetched::default())
+    head(mirrors, &name(delta), delta, &file, sum)
 }
 
 /// Where a delta is in `dir` while parts of it are missing.

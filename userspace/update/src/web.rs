@@ -24,6 +24,8 @@ use reqwest::Proxy;
 use reqwest::RequestBuilder;
 use reqwest::Response;
 use reqwest::StatusCode;
+use rustls::ClientConfig;
+use rustls::RootCertStore;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +48,8 @@ pub struct Options {
     pub proxy: Option<Url>,
     /// File with certificates (PEM) that are believed besides those of the system.
     pub certificates: Option<PathBuf>,
+    /// No server needs TLS: the certificates of the system, which may have none, are not looked for.
+    pub plain: bool,
     /// Bytes a second at most, of all servers together.
     pub rate: Option<NonZeroU64>,
 }
@@ -88,6 +92,10 @@ impl Network {
                 ));
             }
             builder = builder.tls_certs_merge(all);
+        }
+        if options.plain {
+            let nobody = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
+            builder = builder.tls_backend_preconfigured(nobody.with_no_client_auth());
         }
         let fail = |e| Error::refused("the network", format!("cannot be used: {}", chain(&e)));
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -151,7 +151,14 @@ impl Config {
             .places
             .iter()
             .any(|place| matches!(place, Place::Web(_)));
+        let is_plain = |url: &Url| url.scheme() == "http";
+        let plain = self.proxy.iter().all(|Web(url)| is_plain(url))
+            && self.places.iter().all(|place| match place {
+                Place::Web(url) => is_plain(url),
+                Place::Folder(_) => true,
+            });
         let options = web::Options {
+            plain,
             proxy: self.proxy.clone().map(|Web(url)| url),
             certificates: self.certificates.clone(),
             rate: self.rate.map(|Rate(rate)| rate),
