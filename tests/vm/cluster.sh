@@ -119,7 +119,7 @@ cluster() {
 }
 
 # Copiers keep their views under load and write what is their own; a node that leaves and joins sees what is there then.
-# limit: 200
+# limit: 300
 # set: main
 t_copiers() {
     cluster
@@ -148,7 +148,7 @@ t_copiers() {
 
 # The writer loses its power; a copier takes its place with all that it has written, the other goes on, and the old
 # one comes back as a copier.
-# limit: 200
+# limit: 300
 # set: main
 t_takeover() {
     cluster
@@ -195,7 +195,7 @@ t_zombie() {
 }
 
 # Agents are killed under load and start anew: the devices go on, and so does what they waited for.
-# limit: 200
+# limit: 300
 # set: main
 t_agents_die() {
     local node load
@@ -264,7 +264,7 @@ t_full_copier() {
 
 # Copiers with small COW devices survive writes of several times their size, as each starts over when it is due: one at a
 # time, with its application told before and after.
-# limit: 400
+# limit: 800
 t_recycled() {
     local node round=1
     cluster

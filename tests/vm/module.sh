@@ -54,7 +54,7 @@ one_life() {
 
 # Loading, origin + snapshot + I/O + merge, unloading, a hundred times over: nothing is lost. Ten times where
 # kmemleak looks for what is lost.
-# limit: 180
+# limit: 400
 # set: main
 t_load_again_and_again() {
     local i before after times=100

@@ -61,7 +61,7 @@ fill_slowly() {
 
 # Nobody has to wait: the store is extended each time it passes the threshold.
 # set: main
-# limit: 120
+# limit: 240
 t_file() {
     start
     monitor
@@ -80,7 +80,7 @@ t_file() {
 }
 
 # The stock module's snapshot is looked after in the same way.
-# limit: 120
+# limit: 240
 t_stock() {
     load_stock
     use_stock_names

@@ -60,6 +60,7 @@ t_one_snapshot() { several 8; }
 t_three_snapshots() { several 16 16 16; }
 
 # Nine snapshots: more than kcopyd can write in one copy.
+# limit: 120
 t_nine_snapshots() { several 8 8 8 8 8 8 8 8 8; }
 
 # Snapshots whose chunk sizes differ.

@@ -3,7 +3,7 @@
 # Many of everything, and little memory.
 
 # A thousand snapshots, or with FULL ten thousand, made, written to and removed; nothing is left of them.
-# limit: 1200
+# limit: 2400
 t_many_snapshots() {
     local before after count=$((1${FULL:+0}000 / ${SLOW:-1}))
     load
@@ -22,7 +22,7 @@ t_many_snapshots() {
 slab() { awk '/^SUnreclaim|^VmallocUsed/ { sum += $2 } END { print sum }' /proc/meminfo; }
 
 # Many snapshots of one origin at once: eight share a copy.
-# limit: 120
+# limit: 240
 t_many_siblings() {
     local n
     load

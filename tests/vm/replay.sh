@@ -48,7 +48,7 @@ begin_log() {
     dd if=$D/disk of=$D/copy bs=1M iflag=direct oflag=direct conv=notrunc status=none
     record serve $D/disk /dev/nbd0 $WORK/log $WORK/control &
     recorder=$!
-    eventually 10 recording
+    eventually 30 recording
     dmsetup create logged --table "0 $DISK_SECTORS linear /dev/nbd0 0"
     lay_out '' logged
 }

@@ -70,7 +70,7 @@ t_ours_then_stock_large() { relay 256 ours stock stock; }
 t_stock_then_ours_large() { relay 256 stock ours ours; }
 
 # A merge half done by one is finished by the other.
-# limit: 90
+# limit: 200
 t_merge_taken_over() {
     local first second before
     load
