@@ -14,6 +14,7 @@ use dmholey::output::Output;
 use dmholey::progress;
 use dmholey::signals;
 use dmholey::update::config::Automatic;
+use dmholey::update::disk;
 use dmholey::update::disk::How;
 use dmholey::update::Session;
 use dmholey_agent::config::Config;
@@ -174,7 +175,7 @@ fn update(args: &Update) -> anyhow::Result<()> {
         }
         Phase::RollingBack => {
             tracing::info!("goes on to roll back what an earlier run began with");
-            args.how.roll_back(&mut session.client, UNWATCHED)?;
+            disk::roll_back(&mut session.client, &args.how, UNWATCHED)?;
         }
         Phase::Applied => {
             tracing::info!(
@@ -211,7 +212,7 @@ fn update(args: &Update) -> anyhow::Result<()> {
 }
 
 fn apply(session: &mut Session, args: &Update) -> anyhow::Result<()> {
-    let way = args.how.apply(&mut session.client, UNWATCHED)?;
+    let way = disk::apply(&mut session.client, &args.how, UNWATCHED)?;
     let version = session.client.state().target.map(|version| version.number);
     tracing::info!(version, way, "is applied; commit it or roll back");
     Ok(())

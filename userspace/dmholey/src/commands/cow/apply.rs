@@ -3,10 +3,9 @@
 //! `dmholey cow apply`
 
 use super::online;
+use super::online::How;
 use super::online::Merging;
 use super::same_file;
-use crate::commands::line::FamilyArgs;
-use crate::commands::merge::Pace;
 use crate::exit::refuse;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -31,12 +30,6 @@ pub struct Apply {
     /// The disk: a file or block device with the old version
     #[arg(long, value_name = "DISK")]
     to: PathBuf,
-    /// Let the kernel merge; default if the disk is the origin of live snapshots
-    #[arg(long, conflicts_with = "offline")]
-    online: bool,
-    /// Copy, even if the disk is the origin of live snapshots
-    #[arg(long)]
-    offline: bool,
     /// Leave the image as it is, which is the default; online this needs room for a copy of it
     #[arg(long, conflicts_with = "consume")]
     keep: bool,
@@ -46,13 +39,8 @@ pub struct Apply {
     /// Folder for the copy of the image, if not beside it
     #[arg(long, value_name = "DIR")]
     copy_in: Option<PathBuf>,
-    /// Name of the merge device, if not the disk's name with -apply
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
     #[command(flatten)]
-    family: FamilyArgs,
-    #[command(flatten)]
-    pace: Pace,
+    how: How,
 }
 
 /// What was done.
@@ -72,7 +60,7 @@ pub fn run(args: &Apply, output: Output) -> anyhow::Result<Exit> {
         let text = format!("{}: is the image itself", args.to.display());
         return Err(refuse(Exit::Refused, text));
     }
-    let (way, applied) = if args.online || (!args.offline && online::is_origin(&args.to)?) {
+    let (way, applied) = if args.how.is_online(&args.to)? {
         ("online", online(args, output)?)
     } else {
         ("offline", offline(args, output)?)
@@ -95,9 +83,7 @@ fn online(args: &Apply, output: Output) -> anyhow::Result<Applied> {
         disk: &args.to,
         consume: args.consume,
         copy_in: args.copy_in.as_deref(),
-        name: args.name.as_deref(),
-        family: &args.family,
-        pace: args.pace,
+        how: &args.how,
     };
     online::merge(&merging, output)
 }

@@ -21,6 +21,7 @@ use crate::output::Output;
 use crate::progress::Meter;
 use crate::signals;
 use anyhow::Context;
+use clap::Args;
 use dmholey_cow::apply;
 use dmholey_cow::apply::Applied;
 use dmholey_cow::copy;
@@ -53,14 +54,36 @@ pub(crate) struct Merging<'a> {
     pub(crate) consume: bool,
     /// Folder for the copy of an image that is to stay as it is, if not beside it.
     pub(crate) copy_in: Option<&'a Path>,
-    /// Name of the merge device.
-    pub(crate) name: Option<&'a str>,
-    pub(crate) family: &'a FamilyArgs,
-    pub(crate) pace: Pace,
+    pub(crate) how: &'a How,
+}
+
+/// How a store gets into a disk.
+#[derive(Clone, Debug, Args)]
+pub struct How {
+    /// Let the kernel merge; default if the disk is the origin of live snapshots
+    #[arg(long, conflicts_with = "offline")]
+    online: bool,
+    /// Copy, even if the disk is the origin of live snapshots
+    #[arg(long)]
+    offline: bool,
+    /// Name of the merge device, if not the disk's name with -apply
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    family: FamilyArgs,
+    #[command(flatten)]
+    pace: Pace,
+}
+
+impl How {
+    /// Whether the kernel is to merge.
+    pub(crate) fn is_online(&self, disk: &Path) -> anyhow::Result<bool> {
+        Ok(self.online || (!self.offline && is_origin(disk)?))
+    }
 }
 
 /// Whether a disk is the origin of live snapshots.
-pub(crate) fn is_origin(disk: &Path) -> anyhow::Result<bool> {
+fn is_origin(disk: &Path) -> anyhow::Result<bool> {
     let disk = Device::open(disk, Access::Read)?;
     if !disk.is_block() {
         return Ok(false);
@@ -84,7 +107,7 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
     let chunk = store.header().chunk;
     let table = Table {
         role: Role::Merge,
-        family: what.family.family(),
+        family: what.how.family.family(),
         len: origin.sectors,
         origin: origin.number.to_string(),
         overlay: Some(Overlay {
@@ -94,11 +117,10 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
             features: Features::default(),
         }),
     };
-    let name = what
-        .name
-        .map_or_else(|| default_name(what.disk), str::to_owned);
+    let name = what.how.name.clone();
+    let name = name.unwrap_or_else(|| default_name(what.disk));
     let meter = Meter::with_events(format!("merging into {}", what.disk.display()), output);
-    let interval = what.pace.interval();
+    let interval = what.how.pace.interval();
     merge_once(&dm, &node::DevMapper, &name, &table, interval, &meter)?;
     Ok(Applied {
         exceptions: survey.exceptions,

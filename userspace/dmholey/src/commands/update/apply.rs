@@ -6,6 +6,7 @@ use super::Which;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::signals;
+use crate::update::disk;
 use crate::update::disk::How;
 use clap::Args;
 use serde::Serialize;
@@ -30,7 +31,7 @@ struct Report {
 pub fn run(args: &Apply, output: Output) -> anyhow::Result<Exit> {
     signals::install()?;
     let mut session = args.which.open(output)?;
-    let way = args.how.apply(&mut session.client, output)?;
+    let way = disk::apply(&mut session.client, &args.how, output)?;
     let version = session.client.state().target.map(|version| version.number);
     output.done(&Report { version, way }, text)?;
     Ok(Exit::Ok)

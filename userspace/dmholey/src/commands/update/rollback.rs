@@ -6,6 +6,7 @@ use super::Which;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::signals;
+use crate::update::disk;
 use crate::update::disk::How;
 use clap::Args;
 use serde::Serialize;
@@ -30,7 +31,7 @@ struct Report {
 pub fn run(args: &Rollback, output: Output) -> anyhow::Result<Exit> {
     signals::install()?;
     let mut session = args.which.open(output)?;
-    let way = args.how.roll_back(&mut session.client, output)?;
+    let way = disk::roll_back(&mut session.client, &args.how, output)?;
     let version = session
         .client
         .state()
