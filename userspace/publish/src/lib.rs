@@ -24,12 +24,9 @@ pub use error::Result;
 pub use keys::Keys;
 pub use place::Place;
 
-/// Folder of the metadata in a place.
-pub const METADATA: &str = "metadata";
-/// Folder of the targets in a place.
-pub const TARGETS: &str = "targets";
-/// The target with the catalog.
-pub const CATALOG: &str = "catalog.json";
+pub use dmholey_repository::catalog::METADATA;
+pub use dmholey_repository::catalog::NAME as CATALOG;
+pub use dmholey_repository::catalog::TARGETS;
 
 /// Runs what the library wants to run asynchronously. Nothing here waits for more than one thing.
 fn wait<T>(work: impl std::future::Future<Output = T>) -> Result<T> {

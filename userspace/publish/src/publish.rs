@@ -27,6 +27,7 @@ use dmholey_delta::digest::Hasher;
 use dmholey_delta::Digest;
 use dmholey_repository::catalog::Withdrawn;
 use dmholey_repository::catalog::MAX_LEN;
+use dmholey_repository::catalog::TIMESTAMP;
 use dmholey_repository::Catalog;
 use dmholey_repository::Repository;
 use futures_util::TryStreamExt;
@@ -255,7 +256,7 @@ fn hashes(sha256: &[u8]) -> Hashes {
 
 /// Reads what is published, and checks it as a client would, but for dates: it may be late.
 fn before(place: &Place, keys: &Keys) -> Result<Option<Before>> {
-    if place.size(&format!("{METADATA}/timestamp.json"))?.is_none() {
+    if place.size(TIMESTAMP)?.is_none() {
         return Ok(None);
     }
     let root = place.get(&format!("{METADATA}/1.root.json"), MAX_LEN)?;

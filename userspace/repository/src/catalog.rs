@@ -12,6 +12,14 @@ use std::collections::BTreeSet;
 
 /// The form of the list that is described here.
 pub const FORMAT: u32 = 1;
+/// Folder of the metadata where something is published.
+pub const METADATA: &str = "metadata";
+/// Folder of the targets there.
+pub const TARGETS: &str = "targets";
+/// The target with the catalog.
+pub const NAME: &str = "catalog.json";
+/// The file there that changes with everything else.
+pub const TIMESTAMP: &str = "metadata/timestamp.json";
 /// Bytes of a catalog at most.
 pub const MAX_LEN: u64 = 8 << 20;
 /// Entries of each list in it at most.

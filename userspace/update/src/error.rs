@@ -3,7 +3,6 @@
 //! What can go wrong with an update, and whose fault it is.
 
 use dmholey_cow::Kind;
-use std::error::Error as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -96,21 +95,21 @@ impl Error {
         }
         None
     }
+}
 
-    /// All of it in one line, with what caused it.
-    pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let said = error.to_string();
-            // Some errors end with the text of their cause.
-            if !text.ends_with(&said) {
-                text = format!("{text}: {said}");
-            }
-            cause = error.source();
+/// An error with what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        // Some errors end with the text of their cause.
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
         }
-        text
+        cause = error.source();
     }
+    text
 }
 
 impl From<dmholey_cow::Error> for Error {

@@ -10,7 +10,6 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::source::Mirrors;
 use crate::source::Source;
-use crate::trust::TARGETS;
 use dmholey_cow::disk;
 use dmholey_cow::disk::Access;
 use dmholey_cow::format::SECTOR_SIZE;
@@ -25,6 +24,7 @@ use dmholey_delta::index::Unit;
 use dmholey_delta::Delta;
 use dmholey_delta::Digest;
 use dmholey_repository::catalog;
+use dmholey_repository::catalog::TARGETS;
 use std::cell::Cell;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -201,20 +201,21 @@ fn units(
     let units = &plan.index.units;
     let packed = |units: &[&Unit]| -> u64 { units.iter().map(|unit| unit.packed).sum() };
     let total = packed(&units.iter().collect::<Vec<_>>());
-    let found = total - packed(&missing_units(units, file)?);
-    let arrived = Cell::new(0);
+    // What was there when the first place was asked.
+    let (found, arrived) = (Cell::new(None), Cell::new(0));
     let step = |bytes: u64| -> Result<()> {
         arrived.set(arrived.get() + bytes);
         // A place whose bytes were refused makes this more than there is.
         Ok(progress::step(
             watch,
-            total.min(found + arrived.get()),
+            total.min(found.get().unwrap_or(0) + arrived.get()),
             total,
         )?)
     };
     mirrors.ask(name, |source| {
         // Also what another place has sent before it failed is there.
         let missing = missing_units(units, file)?;
+        found.set(found.get().or(Some(total - packed(&missing))));
         let mut rest = missing.as_slice();
         while let Some(first) = rest.first() {
             let mut end = first.offset;
@@ -230,7 +231,7 @@ fn units(
         }
         Ok(())
     })?;
-    sum.found += found;
+    sum.found += found.get().unwrap_or(0);
     sum.fetched += arrived.get();
     step(0)
 }

@@ -2,6 +2,7 @@
 
 //! Where published files are, and the next place if one fails.
 
+use crate::error::chain;
 use crate::error::Error;
 use crate::error::Result;
 use dmholey_cow::disk;
@@ -255,7 +256,7 @@ impl Mirrors {
             (self.tell)(&format!(
                 "{}: {}",
                 mirror.source.name(),
-                reason.error.chain()
+                chain(&reason.error)
             ));
         }
     }
@@ -276,7 +277,7 @@ impl Mirrors {
     fn unavailable(&self, file: &str, reasons: &[Option<Reason>]) -> Error {
         let said = self.all.iter().zip(reasons).filter_map(|(mirror, reason)| {
             let error = &reason.as_ref()?.error;
-            Some(format!("{}: {}", mirror.source.name(), error.chain()))
+            Some(format!("{}: {}", mirror.source.name(), chain(error)))
         });
         let mut said = said.collect::<Vec<_>>().join("; ");
         if said.is_empty() {

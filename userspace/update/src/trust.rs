@@ -18,6 +18,10 @@ use crate::source::Source;
 use async_trait::async_trait;
 use dmholey_cow::output;
 use dmholey_repository::catalog::MAX_LEN;
+use dmholey_repository::catalog::METADATA;
+use dmholey_repository::catalog::NAME as CATALOG;
+use dmholey_repository::catalog::TARGETS;
+use dmholey_repository::catalog::TIMESTAMP;
 use dmholey_repository::Catalog;
 use futures_util::stream;
 use futures_util::TryStreamExt;
@@ -38,14 +42,6 @@ use tough::TransportErrorKind;
 use tough::TransportStream;
 use url::Url;
 
-/// Folder of the metadata in a place.
-const METADATA: &str = "metadata";
-/// Folder of the targets in a place.
-pub const TARGETS: &str = "targets";
-/// The target with the catalog.
-const CATALOG: &str = "catalog.json";
-/// What changes with everything else.
-const TIMESTAMP: &str = "metadata/timestamp.json";
 /// Bytes of any file of the metadata at most; the library's own limits are below it.
 const MAX_METADATA: u64 = 16 << 20;
 /// Files that the library keeps, in the order in which they are replaced.

@@ -5,6 +5,7 @@
 //! Nothing that it sends is trusted: who asks knows the digest. TLS is for privacy, and for servers that
 //! offer nothing else.
 
+use crate::error::chain;
 use crate::error::Error;
 use crate::error::Result;
 use crate::source::Got;
@@ -188,13 +189,10 @@ impl Source for Web {
     }
 
     fn read(&self, file: &str, offset: u64, len: u64, sink: Sink<'_>) -> Result<()> {
-        let Some(last) = offset
-            .saturating_add(len)
-            .checked_sub(1)
-            .filter(|_| len > 0)
-        else {
+        if len == 0 {
             return Ok(());
-        };
+        }
+        let last = offset.saturating_add(len - 1);
         let (url, request) = self.request(file)?;
         let response = self.send(
             &url,
@@ -275,17 +273,6 @@ fn starts_at(headers: &HeaderMap, offset: u64) -> bool {
 fn after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
-}
-
-/// An error with what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Keeps a rate by making who takes something wait until that was due.

@@ -7,6 +7,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 use anyhow::Context;
 use clap::Args;
+use dmholey_repository::catalog::TIMESTAMP;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
@@ -34,7 +35,7 @@ struct Report {
 
 /// Runs the command, until a signal ends it.
 pub fn run(args: &Serve, output: Output) -> anyhow::Result<Exit> {
-    if !args.dir.join("metadata/timestamp.json").exists() {
+    if !args.dir.join(TIMESTAMP).exists() {
         let text = format!("{}: nothing was published there", args.dir.display());
         return Err(refuse(Exit::Refused, text));
     }
