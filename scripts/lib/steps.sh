@@ -22,12 +22,12 @@ step() {
     [ "$result" = ok ]
 }
 
-# what_failed TITLE FILE: of what a step has said, what says why it failed
+# what_failed TITLE FILE: the few lines of what a step has said that say why it failed. They come last and are short:
+# of a long run often only the end is kept.
 what_failed() {
-    printf '\n=== failed: %s\n' "$1"
-    grep -E -A 12 '^(FAIL |FAILED|error|test .* FAILED|thread .* panicked)' "$2" | head -n 60 || true
-    printf -- '--- its last lines\n'
-    tail -n 15 "$2"
+    printf '\nfailed: %s\n' "$1"
+    { grep -E -A 3 '^(FAIL |FAILED|error|test .* FAILED|thread .* panicked)|: (error|failed at) ' "$2" || tail -n 4 "$2"; } |
+        grep -vxF -- -- | head -n 8 | cut -c 1-100
 }
 
 # beside LANE...: runs these functions side by side, and waits for all of them
@@ -44,11 +44,10 @@ beside() {
 
 # finish: the summary; fails if a step has
 finish() {
-    cat "$failures"
     printf '\n=== summary\n'
     cat "$steps"
     if grep -q ' FAILED (status' "$steps"; then
-        echo 'FAILED'
+        cat "$failures"
         exit 1
     fi
     printf 'all steps passed\n'

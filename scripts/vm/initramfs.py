@@ -10,6 +10,7 @@ import lzma
 import os
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -90,9 +91,11 @@ def cached(folder, name, key, pack):
     path = folder / f"{name}-{digest.hexdigest()[:12]}.cpio"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{path.name}.{os.getpid()}"
+        # Not named by the process: each run is the first of its namespace.
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+        partial = Path(partial)
         try:
-            with open(partial, "wb") as out:
+            with open(handle, "wb") as out:
                 archive = Cpio(out)
                 pack(archive)
                 archive.close()
