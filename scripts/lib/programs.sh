@@ -4,15 +4,15 @@
 #
 # They get their names when they are whole: another run beside this one may be starting a machine.
 
-# make_program NAME COMMAND...: COMMAND -o FILE makes it
+# make_program NAME COMMAND...: COMMAND -o FILE makes it, in a folder of its own: rustc has other files beside it
 make_program() {
-    local name=$1 new=target/tests/.$1.$$
+    local name=$1 status=0 folder
     shift
     mkdir -p target/tests
-    if scripts/in-root "$@" -o "$new"; then mv -f "$new" "target/tests/$name"; else
-        rm -f "$new"
-        return 1
-    fi
+    folder=$(mktemp -d target/tests/.new.XXXXXX)
+    scripts/in-root "$@" -o "$folder/$name" && mv -f "$folder/$name" "target/tests/$name" || status=$?
+    rm -rf "$folder"
+    return "$status"
 }
 
 # compile_programs SOURCE.rs...: that need no crate
