@@ -8,7 +8,7 @@
 //! | --- | --- | --- |
 //! | index | which chunks live somewhere else, and where? | `core/index`, `overlay.rs` |
 //! | stability | who must copy a chunk before it is overwritten? | `origin_set.rs`, `copier.rs`, `remote.rs` |
-//! | merge | how is an overlay folded back into its origin? | `core/merge.rs`, `merge.rs` |
+//! | merge | how is an overlay folded back into its origin? | `core/merge.rs`, `merge_window.rs` |
 //!
 //! The targets (`origin.rs`, `snapshot.rs`, `merge.rs`, `writer.rs`) combine them. Copiers on other
 //! hosts are reached through an agent (`agent.rs`, `keeper.rs`).
@@ -27,6 +27,7 @@ mod dm;
 mod holey_core;
 mod keeper;
 mod merge;
+mod merge_window;
 mod nothing;
 mod origin;
 mod origin_set;

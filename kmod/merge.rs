@@ -4,7 +4,7 @@
 //! back into its origin while both are read and written.
 //!
 //! The worker goes through the list of exceptions from its end, a window at a time
-//! (`core/merge.rs` plans it):
+//! (`core/merge.rs` plans it, `merge_window.rs` does it):
 //!
 //! 1. every other overlay of the origin gets durable exceptions for the window's chunks;
 //! 2. the window is published: from now on writes to its chunks are held; writes to the COW device
@@ -13,6 +13,9 @@
 //! 4. the origin is flushed, once;
 //! 5. the list is cut off where the window began, by one durable write;
 //! 6. the chunks leave the index, so that reads go to the origin; the held writes follow them.
+//!
+//! Where flushes take long and nobody writes to what is being merged, the next window is copied (1 to
+//! 3) while one is being finished (4 to 6). Windows are finished one after the other.
 //!
 //! A power cut at any point leaves a list whose entries hold the right content: the merge starts
 //! again with them. An error leaves the device readable and writable as it was before the window.
@@ -23,26 +26,18 @@ use crate::dm::new_wait_queue;
 use crate::dm::without_io;
 use crate::dm::Access;
 use crate::dm::Args;
-use crate::dm::CopyClient;
-use crate::dm::CopyJob;
 use crate::dm::CtrError;
 use crate::dm::Device;
 use crate::dm::DeviceNumber;
 use crate::dm::Ended;
 use crate::dm::EndedBio;
-use crate::dm::Flight;
 use crate::dm::Gate;
-use crate::dm::IoBuffer;
 use crate::dm::IoClient;
 use crate::dm::IrqLock;
 use crate::dm::Limits;
 use crate::dm::Mapped;
 use crate::dm::MemPool;
 use crate::dm::NewBio;
-use crate::dm::Outcome;
-use crate::dm::Pass;
-use crate::dm::PoolBox;
-use crate::dm::Region;
 use crate::dm::Setup;
 use crate::dm::Status;
 use crate::dm::StatusKind;
@@ -53,37 +48,29 @@ use crate::dm::Target;
 use crate::dm::Visitor;
 use crate::dm::WaitQueue;
 use crate::dm::WorkQueue;
-use crate::holey_core::area::entry_at;
 use crate::holey_core::epoch::Epochs;
 use crate::holey_core::epoch::Ticket;
 use crate::holey_core::format::Exception;
 use crate::holey_core::index::Extent;
-use crate::holey_core::index::IndexError;
-use crate::holey_core::index::Run;
-use crate::holey_core::merge::next_length;
-use crate::holey_core::merge::pause;
-use crate::holey_core::merge::window_start;
 use crate::holey_core::merge::Position;
 use crate::holey_core::merge::Window;
 use crate::holey_core::merge::FIRST_LENGTH;
 use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
+use crate::merge_window::MergeCopy;
 use crate::origin_set::Origin;
 use crate::origin_set::Outlet;
 use crate::origin_set::Passage;
 use crate::origin_set::Seat;
-use crate::overlay::Area;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
 use crate::overlay::Overlay;
 use crate::overlay::Role;
 use crate::overlay::Tag;
-use crate::parameters;
 use crate::snapshot;
 use crate::snapshot::failed;
 use crate::snapshot::Line;
 use crate::store;
-use core::mem;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
@@ -92,62 +79,52 @@ use kernel::new_work;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::SetOnce;
-use kernel::time::delay::fsleep;
-use kernel::time::Delta;
-use kernel::time::Instant;
-use kernel::time::Monotonic;
 use kernel::workqueue::Work;
-use kernel::workqueue::WorkItem;
 
-/// Most data in a window, in sectors (64 MiB).
-const MOST_SECTORS: u64 = 64 << 11;
 /// Copies that can be started when memory is short.
 const RESERVED_COPIES: u16 = 16;
-/// Copies at a time in a merge that is throttled. Others wait for no more than these, ...
-const PACED_COPIES: usize = 4;
-/// ... or for the work on the index after so many exceptions.
-const PACED_LENGTH: u64 = 64;
-
 /// What the lock protects.
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     /// The entries of the window that is being merged, sorted.
-    window: Option<Arc<KVVec<Exception>>>,
-    /// Writes to its chunks.
-    held: Bios,
+    pub(crate) window: Option<Arc<KVVec<Exception>>>,
+    /// Those of the window before it in the list, if that is being copied already.
+    pub(crate) next: Option<Arc<KVVec<Exception>>>,
+    /// Writes to the chunks of both.
+    pub(crate) held: Bios,
     /// The window is in the origin, but the write that cuts the list off has failed: nobody knows
     /// whether the device has it. Until it succeeds, its chunks are not written to: neither the
     /// origin nor the COW device alone is what the next activation would show.
-    unlisted: Option<Position>,
+    pub(crate) unlisted: Option<Position>,
 }
 
 /// A merge of one overlay into its origin.
 #[pin_data]
 pub(crate) struct Merge {
-    origin: Origin,
-    origin_device: Device,
-    cow_device: Device,
-    origin_sectors: u64,
-    outlet: Arc<Outlet>,
+    pub(crate) origin: Origin,
+    pub(crate) origin_device: Device,
+    pub(crate) cow_device: Device,
+    pub(crate) origin_sectors: u64,
+    pub(crate) outlet: Arc<Outlet>,
     /// Copiers on other hosts, if there were any when the table was loaded.
     seat: Option<Seat>,
     line: StoreLine,
     overlay: SetOnce<Arc<Overlay>>,
-    table: Table,
-    io: IoClient,
+    pub(crate) table: Table,
+    pub(crate) io: IoClient,
     /// Writers of the COW device.
-    writers: Epochs,
+    pub(crate) writers: Epochs,
     #[pin]
-    changed: WaitQueue,
+    pub(crate) changed: WaitQueue,
     #[pin]
-    state: IrqLock<State>,
-    copies: Arc<MemPool<MergeCopy>>,
-    copying: Arc<Gate>,
-    copy_failed: AtomicBool,
+    pub(crate) state: IrqLock<State>,
+    pub(crate) copies: Arc<MemPool<MergeCopy>>,
+    pub(crate) copying: Arc<Gate>,
+    pub(crate) copy_failed: AtomicBool,
     /// Exceptions in the next window. Writes to its chunks are held until it ends.
-    length: AtomicU64,
-    stopping: AtomicBool,
-    failed: AtomicBool,
+    pub(crate) length: AtomicU64,
+    pub(crate) stopping: AtomicBool,
+    pub(crate) failed: AtomicBool,
     queue: WorkQueue,
     #[pin]
     work: Work<Self>,
@@ -360,7 +337,7 @@ impl Merge {
         self.cow_device.number()
     }
 
-    fn overlay(&self) -> Option<&Arc<Overlay>> {
+    pub(crate) fn overlay(&self) -> Option<&Arc<Overlay>> {
         self.overlay.as_ref()
     }
 
@@ -403,7 +380,7 @@ impl Merge {
         self.queue.drain();
     }
 
-    fn leave(&self, ticket: Ticket) {
+    pub(crate) fn leave(&self, ticket: Ticket) {
         if self.writers.leave(ticket) {
             self.changed.wake();
         }
@@ -506,370 +483,35 @@ impl Merge {
     }
 
     /// Writes to the origin when its other overlays have what they need.
-    fn write_origin(&self, mut bio: Bio) {
+    pub(crate) fn write_origin(&self, mut bio: Bio) {
         bio.data().outlet = self.outlet.id();
         let (start, sectors) = (bio.sector(), u64::from(bio.sectors()));
         if let Some(bio) = self.origin.admit(start, sectors, bio) {
             bio.submit();
         }
     }
-
-    /// Merges the last window of the list. False if the list is empty. Sleeps.
-    fn merge_window(self: &Arc<Self>, overlay: &Overlay) -> Result<bool> {
-        let mut area = overlay.area.lock();
-        // What a torn write has left behind the end of the list would be taken up by stock.
-        store::scrub(&self.io, &self.cow_device, overlay, &mut area.image)?;
-        if let Some((start, entries)) = self.unlisted() {
-            let window = Window::new(&entries);
-            self.finish_window(overlay, &mut area, &window, start)?;
-            return Ok(true);
-        }
-        let listed = area.image.listed();
-        if listed == 0 {
-            return Ok(false);
-        }
-        let chunk = overlay.chunk();
-        let length = self.length.load(Ordering::Relaxed);
-        let most = length.min(chunk.chunks_within(MOST_SECTORS).max(1));
-        let most = match parameters::copy_throttle().percent() {
-            100 => most,
-            _ => most.min(PACED_LENGTH),
-        };
-        let start = window_start(overlay.layout, listed, most);
-        let mut entries = self.read_window(overlay, &mut area, start, listed)?;
-        store::sort(&mut entries)?;
-        let entries = Arc::new(entries, GFP_KERNEL)?;
-        let window = Window::new(&entries);
-        if !self.secure_window(overlay, &window) {
-            // It is to stop.
-            return Ok(true);
-        }
-        let begun = Instant::<Monotonic>::now();
-        self.state.lock().window = Some(entries.clone());
-        let old = self.writers.turn();
-        self.changed.wait_until(|| self.writers.is_quiet(old));
-        let copying = Instant::<Monotonic>::now();
-        let copied = self.copy_window(overlay, &window);
-        let copying = copying.elapsed().as_micros_ceil().try_into().unwrap_or(0);
-        let copied = copied.and_then(|()| self.origin_device.flush());
-        if copied.is_err() {
-            self.release(overlay);
-        }
-        copied?;
-        let held = self.finish_window(overlay, &mut area, &window, start)?;
-        let took = begun.elapsed().as_micros_ceil().try_into().unwrap_or(0);
-        self.length
-            .store(next_length(length, held, copying, took), Ordering::Relaxed);
-        Ok(true)
-    }
-
-    /// The window is durably in the origin: takes it off the list and out of the index. Says
-    /// whether writes were held. Sleeps.
-    fn finish_window(
-        &self,
-        overlay: &Overlay,
-        area: &mut Area,
-        window: &Window<'_>,
-        start: Position,
-    ) -> Result<bool> {
-        let truncated = self.truncate(overlay, area);
-        if truncated.is_err() {
-            let mut state = self.state.lock();
-            state.unlisted = Some(start);
-            let held = mem::take(&mut state.held);
-            drop(state);
-            // They end with an error.
-            drop(held);
-            return truncated.map(|()| false);
-        }
-        self.forget(overlay, window);
-        let mut state = overlay.state.lock();
-        let end = overlay.layout.area_chunk(start.area) + 1 + start.slot;
-        state.alloc.truncate(start.index(overlay.layout), end);
-        drop(state);
-        overlay.note_area(start.area);
-        Ok(self.release(overlay))
-    }
-
-    /// The window whose truncation has failed.
-    fn unlisted(&self) -> Option<(Position, Arc<KVVec<Exception>>)> {
-        let state = self.state.lock();
-        Some((state.unlisted?, state.window.clone()?))
-    }
-
-    /// Sees to it that the other overlays have exceptions for the whole window. False if the merge
-    /// is to stop before they have. Sleeps.
-    fn secure_window(&self, overlay: &Overlay, window: &Window<'_>) -> bool {
-        let size = overlay.chunk();
-        let mut begun = window.runs(u64::MAX);
-        let mut count = 0;
-        let mut rest = window.runs(u64::MAX);
-        while let Some(run) = rest.next() {
-            let (start, sectors) = (size.sector_of(run.origin), size.sector_of(run.len));
-            count += 1;
-            if !self.origin.prepare(start, sectors) {
-                // As many copies as can be are under way.
-                if !self.secure_runs(overlay, begun.clone().take(count)) {
-                    return false;
-                }
-                begun = rest.clone();
-                count = 0;
-            }
-        }
-        self.secure_runs(overlay, begun)
-    }
-
-    /// Waits for the copies of runs, and then for their exceptions. In this order, as asking for
-    /// the first exception when it is ready would make a commit of little more than that.
-    fn secure_runs(&self, overlay: &Overlay, runs: impl Iterator<Item = Run> + Clone) -> bool {
-        let stop = || self.stopping.load(Ordering::Acquire);
-        let size = overlay.chunk();
-        let range = |run: Run| (size.sector_of(run.origin), size.sector_of(run.len));
-        for (start, sectors) in runs.clone().map(range) {
-            self.origin.await_copies(start, sectors);
-        }
-        runs.map(range)
-            .all(|(start, sectors)| self.origin.secure(start, sectors, stop))
-    }
-
-    /// Reads the entries from `start` to the end of the list, and leaves the image of the area in
-    /// which the list will then end in `area.spill`.
-    fn read_window(
-        &self,
-        overlay: &Overlay,
-        area: &mut Area,
-        start: Position,
-        listed: u64,
-    ) -> Result<KVVec<Exception>> {
-        let count = usize::try_from(listed - start.index(overlay.layout))?;
-        let mut entries = KVVec::with_capacity(count, GFP_KERNEL)?;
-        let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;
-        // What the index knows of the last entry's chunk and of those behind it.
-        let mut known = Run::default();
-        for n in start.area..=area.image.area() {
-            if n == area.image.area() {
-                buffer.copy_from_slice(area.image.bytes());
-            } else {
-                store::read_area(&self.io, &self.cow_device, overlay, n, &mut buffer)?;
-            }
-            let mut slot = 0;
-            if n == start.area {
-                slot = usize::try_from(start.slot)?;
-                area.spill.load(n, &buffer, slot);
-            }
-            while let Some(entry) = entry_at(&buffer, slot) {
-                // The list was checked when it was loaded; the device may have changed since.
-                known = known.split(1).1;
-                if known.len == 0 || known.origin != entry.origin {
-                    known = match overlay.index.next_run(entry.origin) {
-                        Ok(Some(run)) => run,
-                        _ => return Err(EIO),
-                    };
-                }
-                if (known.origin, known.cow) != (entry.origin, entry.cow) {
-                    return Err(EIO);
-                }
-                entries.push_within_capacity(entry).map_err(|_| EIO)?;
-                slot += 1;
-            }
-        }
-        if entries.len() != count {
-            return Err(EIO);
-        }
-        Ok(entries)
-    }
-
-    fn copy_window(self: &Arc<Self>, overlay: &Overlay, window: &Window<'_>) -> Result {
-        let size = overlay.chunk();
-        self.copy_failed.store(false, Ordering::Relaxed);
-        let mut runs = window.runs(size.chunks_within(CopyClient::BEST_SECTORS));
-        loop {
-            let percent = parameters::copy_throttle().percent();
-            let at_once = if percent < 100 {
-                PACED_COPIES
-            } else {
-                usize::MAX
-            };
-            let begun = Instant::<Monotonic>::now();
-            for run in runs.by_ref().take(at_once) {
-                let copy = self.copies.take(self.copy_of(overlay, run));
-                self.origin.copies().copy_at_once(copy);
-            }
-            self.copying.wait_idle();
-            if self.copy_failed.load(Ordering::Relaxed) {
-                return Err(EIO);
-            }
-            if runs.is_empty() {
-                return Ok(());
-            }
-            if !self.stopping.load(Ordering::Acquire) {
-                let took = begun.elapsed().as_micros_ceil();
-                fsleep(Delta::from_micros(pause(took, percent)));
-            }
-        }
-    }
-
-    fn copy_of(self: &Arc<Self>, overlay: &Overlay, run: Run) -> MergeCopy {
-        let size = overlay.chunk();
-        let start = size.sector_of(run.origin);
-        let end = size
-            .sector_of(run.origin.saturating_add(run.len))
-            .min(self.origin_sectors);
-        MergeCopy {
-            flight: Flight::new(),
-            cow: self.cow_device.clone(),
-            origin: self.origin_device.clone(),
-            from: size.sector_of(run.cow),
-            to: start,
-            sectors: end.saturating_sub(start),
-            merge: self.clone(),
-            _pass: self.copying.enter(),
-        }
-    }
-
-    /// Cuts the list off, durably, where `area.spill` ends.
-    fn truncate(&self, overlay: &Overlay, area: &mut Area) -> Result {
-        store::scrub(&self.io, &self.cow_device, overlay, &mut area.spill)?;
-        mem::swap(&mut area.image, &mut area.spill);
-        Ok(())
-    }
-
-    /// Takes the window out of the index: reads go to the origin from now on.
-    fn forget(&self, overlay: &Overlay, window: &Window<'_>) {
-        for run in window.runs(u64::MAX) {
-            loop {
-                let _ = overlay.ensure_nodes();
-                let mut state = overlay.state.lock();
-                let removed = overlay
-                    .index
-                    .remove_run(&mut state.writer, run.origin, run.len);
-                overlay.note(&state);
-                drop(state);
-                if removed != Err(IndexError::NeedNodes) {
-                    break;
-                }
-                // The list on the device is shorter already, so there is no way back: go on when
-                // there is memory again.
-                if overlay.add_nodes().is_err() {
-                    self.changed.wait_for(1, || false);
-                }
-            }
-        }
-    }
-
-    /// Ends a window: what was held goes where its chunks are now. Says whether there was any.
-    fn release(&self, overlay: &Overlay) -> bool {
-        let size = overlay.chunk();
-        let State { mut held, .. } = mem::take(&mut *self.state.lock());
-        let any = !held.is_empty();
-        while let Some(mut bio) = held.pop() {
-            let (sector, offset) = (bio.sector(), size.offset_of(bio.sector()));
-            match overlay.lookup(size.chunk_of(sector)) {
-                Some(Extent::Mapped { cow, .. }) => {
-                    // The merge has failed; the window is as it was.
-                    let ticket = self.writers.enter();
-                    let tag = bio.data();
-                    tag.role = Role::Tracked;
-                    tag.epoch = ticket.to_raw();
-                    bio.set_target(&self.cow_device, size.sector_of(cow) + offset);
-                    bio.submit();
-                }
-                Some(Extent::Unmapped { .. }) => {
-                    bio.set_target(&self.origin_device, sector);
-                    self.write_origin(bio);
-                }
-                None => bio.end_error(),
-            }
-        }
-        any
-    }
 }
 
 impl State {
-    /// Whether `chunk` is in the window, and for how many chunks, up to `most`, that holds.
-    fn alike(&self, chunk: u64, most: u64) -> (bool, u64) {
-        let Some(entries) = &self.window else {
-            return (false, most);
-        };
-        let window = Window::new(entries);
-        let inside = window.touches(chunk, chunk);
-        let mut len = 1;
-        while len < most && window.touches(chunk + len, chunk + len) == inside {
-            len += 1;
-        }
-        (inside, len)
-    }
-}
-
-impl WorkItem for Merge {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        let Some(overlay) = this.overlay() else {
-            return;
-        };
-        if !overlay.is_usable() {
-            return;
-        }
-        let _memory = this.origin.copies().keep_memory();
-        while !this.stopping.load(Ordering::Acquire) {
-            match without_io(|| this.merge_window(overlay)) {
-                Ok(true) => {}
-                Ok(false) => {
-                    this.table.raise_event();
-                    return;
-                }
-                Err(error) => {
-                    pr_err!(
-                        "merge into {} failed: error {}; resume the device to try again\n",
-                        this.origin_device.number(),
-                        error.to_errno()
-                    );
-                    this.failed.store(true, Ordering::Relaxed);
-                    this.table.raise_event();
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// The copy of one run to the origin. The pass is dropped last: the worker waits for it.
-pub(crate) struct MergeCopy {
-    flight: Flight,
-    cow: Device,
-    origin: Device,
-    from: u64,
-    to: u64,
-    sectors: u64,
-    merge: Arc<Merge>,
-    _pass: Pass,
-}
-
-impl CopyJob for MergeCopy {
-    fn source(&self) -> Region<'_> {
-        Region {
-            device: &self.cow,
-            sector: self.from,
-            sectors: self.sectors,
-        }
-    }
-
-    fn destination(&self, n: usize) -> Option<Region<'_>> {
-        (n == 0).then_some(Region {
-            device: &self.origin,
-            sector: self.to,
-            sectors: self.sectors,
+    /// In which of the windows `chunk` is.
+    pub(crate) fn place(&self, chunk: u64) -> Option<usize> {
+        let windows = [&self.window, &self.next];
+        windows.iter().position(|window| {
+            let entries = window.as_ref();
+            entries.is_some_and(|entries| Window::new(entries).touches(chunk, chunk))
         })
     }
 
-    fn flight(&mut self) -> &mut Flight {
-        &mut self.flight
-    }
-
-    fn done(job: PoolBox<Self>, outcome: Outcome) {
-        if !outcome.succeeded(0) {
-            job.merge.copy_failed.store(true, Ordering::Relaxed);
+    /// Whether `chunk` is in a window, and for how many chunks, up to `most`, it is in the same.
+    fn alike(&self, chunk: u64, most: u64) -> (bool, u64) {
+        if self.window.is_none() {
+            return (false, most);
         }
+        let place = self.place(chunk);
+        let mut len = 1;
+        while len < most && self.place(chunk.saturating_add(len)) == place {
+            len += 1;
+        }
+        (place.is_some(), len)
     }
 }

@@ -6,7 +6,8 @@
 //! window are sorted by origin chunk and joined into runs, all of them are copied with deep
 //! queues, the origin is flushed once, and one metadata write cuts the list off where the window
 //! began. A power cut anywhere leaves a list whose entries still hold the right content, so that
-//! copying them again does no harm.
+//! copying them again does no harm. The next window may be copied already while one is being flushed
+//! and cut off.
 
 use super::format::Exception;
 use super::format::Layout;

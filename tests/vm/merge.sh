@@ -207,6 +207,27 @@ t_suspend_and_resume() {
     check base snap
 }
 
+# Where flushes take long, a window is copied while the one behind it is finished: written to and suspended meanwhile.
+# set: main
+t_two_windows() {
+    local round=10
+    prepare
+    change base "0 98304 delay $D/disk 0 0 $D/disk 0 0 $D/disk 0 300"
+    make_merge merge base store
+    while ! is_merged merge; do
+        sleep 0.$((round % 3 + 3))
+        round=$((round + 1))
+        scribble merge snap $round --ops 30 --max 64
+        check merge snap
+        dmsetup suspend merge
+        dmsetup resume merge
+    done
+    [ $round -gt 12 ] || die "the merge was over before it could be written to"
+    check merge snap
+    remove merge
+    check base snap
+}
+
 # Suspended under load, again and again.
 # limit: 90
 t_suspend_under_load() {

@@ -128,7 +128,15 @@ impl Machine {
         let merge = merging.map(|(overlay, area)| {
             let most_entries = [1, 7, 40, 100, 300, 4096][random.below(6)];
             let most_run = [1, 4, 1000][random.below(3)];
-            Merge::new(overlay, area, snapshots.clone(), most_entries, most_run)
+            let goes_ahead = random.below(2) == 0;
+            Merge::new(
+                overlay,
+                area,
+                snapshots.clone(),
+                most_entries,
+                most_run,
+                goes_ahead,
+            )
         });
         if let Some(merge) = &merge {
             merge.start(&host);

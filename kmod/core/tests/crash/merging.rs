@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A merging device: windows planned by the core, driven as the module's `merge.rs` drives them.
+//! A merging device: windows planned by the core, driven as the module's `merge_window.rs` drives them.
 
 use crate::disk::Durability;
 use crate::disk::Failed;
@@ -12,6 +12,7 @@ use crate::origin::Siblings;
 use crate::rules::Fault;
 use crate::rules::Rule;
 use crate::snapshot::Area;
+use crate::snapshot::Image;
 use crate::snapshot::Snapshot;
 use crate::store::bytes_of;
 use holey_core::area::entry_at;
@@ -25,6 +26,7 @@ use holey_core::merge::Window;
 use holey_core::sort::sort_by_origin;
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::mem;
 use std::rc::Rc;
 
 /// Where a write goes.
@@ -45,9 +47,25 @@ struct Held {
 #[derive(Default)]
 struct State {
     window: Option<Rc<Vec<Exception>>>,
+    /// The window before it in the list, if that is being copied already.
+    next: Option<Rc<Vec<Exception>>>,
     held: Vec<Rc<Held>>,
     /// The window is in the origin, but the write that cuts the list off has failed.
     unlisted: Option<Position>,
+}
+
+impl State {
+    fn touches(&self, chunk: u64) -> bool {
+        let windows = [&self.window, &self.next];
+        let mut windows = windows.into_iter().flatten();
+        windows.any(|entries| Window::new(entries).touches(chunk, chunk))
+    }
+}
+
+/// The window that ends a list.
+struct Plan {
+    start: Position,
+    entries: Rc<Vec<Exception>>,
 }
 
 /// A merge of one overlay into its origin.
@@ -60,6 +78,8 @@ pub(crate) struct Merge {
     area: RefCell<Option<Area>>,
     most_entries: u64,
     most_run: u64,
+    /// Whether the next window is copied while one is being finished.
+    goes_ahead: bool,
     copying: Cell<usize>,
     copy_failed: Cell<bool>,
     stopping: Cell<bool>,
@@ -79,6 +99,7 @@ impl Merge {
         siblings: Siblings,
         most_entries: u64,
         most_run: u64,
+        goes_ahead: bool,
     ) -> Rc<Self> {
         Rc::new(Self {
             overlay,
@@ -88,6 +109,7 @@ impl Merge {
             area: RefCell::new(Some(area)),
             most_entries,
             most_run,
+            goes_ahead,
             copying: Cell::new(0),
             copy_failed: Cell::new(false),
             stopping: Cell::new(false),
@@ -134,16 +156,15 @@ impl Merge {
     }
 
     fn is_in_window(&self, chunk: u64) -> bool {
-        let state = self.state.borrow();
-        let window = state.window.as_ref();
-        window.is_some_and(|entries| Window::new(entries).touches(chunk, chunk))
+        self.state.borrow().touches(chunk)
     }
 
-    /// Merges the last window of the list. False if the list is empty.
+    /// Merges the last window of the list, which may be under way. False if the list is empty.
     async fn merge_window(
         self: &Rc<Self>,
         host: &Rc<Host>,
         area: &mut Area,
+        underway: &mut Option<Plan>,
     ) -> Result<bool, Failed> {
         self.overlay.scrub(host, &mut area.image).await?;
         self.clean.set(true);
@@ -155,46 +176,108 @@ impl Merge {
             self.finish_window(host, area, &entries, start).await?;
             return Ok(true);
         }
-        let listed = area.image.listed();
-        if listed == 0 || host.has(Fault::EndsEarly) && listed < 10 {
-            return Ok(false);
+        let plan = match underway.take() {
+            Some(plan) => plan,
+            None => {
+                let listed = area.image.listed();
+                if listed == 0 || host.has(Fault::EndsEarly) && listed < 10 {
+                    return Ok(false);
+                }
+                let plan = self.plan(host, &area.image, &mut area.spill).await?;
+                self.secure_window(host, &plan.entries).await;
+                self.begin_window(host, &plan).await?;
+                plan
+            }
+        };
+        let ahead = self.plan_ahead(host, &area.spill).await;
+        self.await_copies(host).await?;
+        let mut tail = None;
+        if let Some((next, mut image)) = ahead {
+            self.begin_window(host, &next).await?;
+            if host.has(Fault::CutsNextWindowToo) {
+                mem::swap(&mut area.spill, &mut image);
+            }
+            *underway = Some(next);
+            tail = Some(image);
         }
-        let mut start = window_start(self.overlay.layout, listed, self.most_entries);
-        let mut entries = self.read_window(host, area, start, listed).await?;
-        if host.has(Fault::MergedFromTheStart) {
-            start = Position { area: 0, slot: 0 };
-            entries = self.overlay.state.borrow().listed[..entries.len()].to_vec();
-            area.spill.start(0);
-            area.spill.load(0, area.image.bytes(), 0);
-        }
-        let mut scratch = entries.clone();
-        sort_by_origin(&mut entries, &mut scratch, &mut [0; 256]);
-        let entries = Rc::new(entries);
-        self.secure_window(host, &entries).await;
-        self.state.borrow_mut().window = Some(entries.clone());
-        let old = self.writers.turn();
-        if !host.has(Fault::WritersNotDrained) {
-            host.until(|| self.writers.is_quiet(old)).await;
-        }
-        let mut copied = self.copy_window(host, &entries).await;
-        if copied.is_ok()
-            && !host.has(Fault::TruncateWithoutFlush)
-            && !host.has(Fault::FlushBeforeCopies)
-        {
+        if !host.has(Fault::TruncateWithoutFlush) && !host.has(Fault::FlushBeforeCopies) {
             let flushed = host.flush(0).await;
             if !host.has(Fault::FailedMergeFlushIgnored) {
-                copied = flushed.map(|_| ());
+                flushed?;
             }
         }
         if host.has(Fault::SuspendLeavesWindow) && self.stopping.get() {
             return Ok(false);
         }
-        if copied.is_err() {
-            self.release();
+        self.finish_window(host, area, &plan.entries, plan.start)
+            .await?;
+        if let Some(tail) = tail {
+            area.spill = tail;
         }
-        copied?;
-        self.finish_window(host, area, &entries, start).await?;
         Ok(true)
+    }
+
+    /// The last window of a list that ends in `image`; makes `tail` the image of the area in which
+    /// the list will end without it.
+    async fn plan(&self, host: &Rc<Host>, image: &Image, tail: &mut Image) -> Result<Plan, Failed> {
+        let mut start = window_start(self.overlay.layout, image.listed(), self.most_entries);
+        let mut entries = self.read_window(host, image, tail, start).await?;
+        if host.has(Fault::MergedFromTheStart) {
+            start = Position { area: 0, slot: 0 };
+            entries = self.overlay.state.borrow().listed[..entries.len()].to_vec();
+            tail.start(0);
+            tail.load(0, image.bytes(), 0);
+        }
+        let mut scratch = entries.clone();
+        sort_by_origin(&mut entries, &mut scratch, &mut [0; 256]);
+        let entries = Rc::new(entries);
+        Ok(Plan { start, entries })
+    }
+
+    /// The window before the one that leaves the list ending in `image`, and the image of the area
+    /// in which it will end then, if it does not have to wait.
+    async fn plan_ahead(&self, host: &Rc<Host>, image: &Image) -> Option<(Plan, Image)> {
+        if !self.goes_ahead || image.listed() == 0 || self.stopping.get() {
+            return None;
+        }
+        let layout = self.overlay.layout;
+        let mut tail = Image::new(layout, vec![0; layout.chunk().bytes()]);
+        let plan = self.plan(host, image, &mut tail).await.ok()?;
+        let is_clear = Window::new(&plan.entries).runs(u64::MAX).all(|run| {
+            let (from, count) = self.sectors_of(run);
+            origin::is_clear(host, &self.siblings, from, count)
+        });
+        is_clear.then_some((plan, tail))
+    }
+
+    /// Publishes a window and starts its copies.
+    async fn begin_window(self: &Rc<Self>, host: &Rc<Host>, plan: &Plan) -> Result<(), Failed> {
+        {
+            let state = &mut *self.state.borrow_mut();
+            let place = match state.window {
+                None => &mut state.window,
+                Some(_) => &mut state.next,
+            };
+            *place = Some(plan.entries.clone());
+        }
+        let old = self.writers.turn();
+        if !host.has(Fault::WritersNotDrained) {
+            host.until(|| self.writers.is_quiet(old)).await;
+        }
+        self.copy_window(host, &plan.entries).await
+    }
+
+    /// Gives up what was begun: the windows are as they were.
+    async fn withdraw(&self, host: &Rc<Host>) {
+        host.until(|| self.copying.get() == 0).await;
+        {
+            let state = &mut *self.state.borrow_mut();
+            if state.unlisted.is_none() {
+                state.window = None;
+            }
+            state.next = None;
+        }
+        self.release();
     }
 
     /// The window is durably in the origin: takes it off the list and out of the index.
@@ -210,23 +293,21 @@ impl Merge {
         self.clean.set(false);
         if host.has(Fault::ReleasedBeforeTruncation) {
             self.forget(entries);
+            self.end_window();
             self.release();
         }
         if self.truncate(host, area).await.is_err() {
-            if host.has(Fault::FailedTruncationForgotten) {
-                self.release();
-                return Err(Failed);
-            }
             let state = &mut *self.state.borrow_mut();
-            state.unlisted = Some(start);
-            for held in state.held.drain(..) {
-                held.fate.set(Some(Fate::Error));
+            state.next = None;
+            if !host.has(Fault::FailedTruncationForgotten) {
+                state.unlisted = Some(start);
             }
             return Err(Failed);
         }
         self.clean.set(true);
         if host.has(Fault::IndexKeepsWindow) {
-            self.release_to_origin();
+            self.end_window();
+            self.release_with(|_| Fate::Origin);
             // Time passes.
             let _ = host.read(0, 0, 0).await;
         }
@@ -238,6 +319,19 @@ impl Merge {
         state.alloc.truncate(start.index(layout), end);
         state.listed.truncate(start.index(layout) as usize);
         state.loaded = state.loaded.min(state.listed.len());
+        if !host.has(Fault::ReleasedBeforeTruncation) && !host.has(Fault::IndexKeepsWindow) {
+            self.end_window();
+        }
+        if host.has(Fault::HeldWithNextWindowToo) {
+            let held = mem::take(&mut self.state.borrow_mut().held);
+            for held in held {
+                let fate = state
+                    .map
+                    .find(held.chunk)
+                    .map_or(Fate::Origin, |cow| Fate::Cow(cow, self.writers.enter()));
+                held.fate.set(Some(fate));
+            }
+        }
         self.release_with(|chunk| match state.map.find(chunk) {
             Some(cow) => Fate::Cow(cow, self.writers.enter()),
             None => Fate::Origin,
@@ -265,7 +359,7 @@ impl Merge {
         } else {
             self.overlay.scrub(host, &mut area.spill).await?;
         }
-        std::mem::swap(&mut area.image, &mut area.spill);
+        mem::swap(&mut area.image, &mut area.spill);
         Ok(())
     }
 
@@ -291,20 +385,20 @@ impl Merge {
         }
     }
 
-    /// Reads the entries from `start` to the end of the list, and leaves the image of the area in
-    /// which the list will then end in `area.spill`.
+    /// Reads the entries from `start` to the end of the list, which ends in `image`, and makes
+    /// `tail` the image of the area in which the list ends without them.
     async fn read_window(
         &self,
         host: &Rc<Host>,
-        area: &mut Area,
+        image: &Image,
+        tail: &mut Image,
         start: Position,
-        listed: u64,
     ) -> Result<Vec<Exception>, Failed> {
-        let overlay = &self.overlay;
+        let (overlay, listed) = (&self.overlay, image.listed());
         let mut entries = Vec::new();
-        for n in start.area..=area.image.area() {
-            let bytes = if n == area.image.area() {
-                area.image.bytes().to_vec()
+        for n in start.area..=image.area() {
+            let bytes = if n == image.area() {
+                image.bytes().to_vec()
             } else {
                 let at = overlay.layout.area_chunk(n) as usize * overlay.sectors();
                 bytes_of(&host.read(overlay.disk, at, overlay.sectors()).await?)
@@ -312,7 +406,7 @@ impl Merge {
             let mut slot = 0;
             if n == start.area {
                 slot = start.slot as usize;
-                area.spill.load(n, &bytes, slot);
+                tail.load(n, &bytes, slot);
             }
             while let Some(entry) = entry_at(&bytes, slot) {
                 entries.push(entry);
@@ -344,6 +438,11 @@ impl Merge {
         if host.has(Fault::FlushBeforeCopies) {
             host.flush(0).await?;
         }
+        Ok(())
+    }
+
+    /// Waits for the copies that are under way, and tells whether all have succeeded.
+    async fn await_copies(&self, host: &Rc<Host>) -> Result<(), Failed> {
         host.until(|| self.copying.get() == 0).await;
         if self.copy_failed.get() && !host.has(Fault::FailedMergeCopyIgnored) {
             return Err(Failed);
@@ -359,7 +458,14 @@ impl Merge {
         }
     }
 
-    /// Ends a window: what was held goes where its chunks are now.
+    /// The window is no more; the next one, if it was begun, is in its place.
+    fn end_window(&self) {
+        let state = &mut *self.state.borrow_mut();
+        state.unlisted = None;
+        state.window = state.next.take();
+    }
+
+    /// What was held goes where its chunks are now.
     fn release(&self) {
         let overlay = self.overlay.state.borrow();
         self.release_with(|chunk| match overlay.map.find(chunk) {
@@ -368,13 +474,17 @@ impl Merge {
         });
     }
 
-    fn release_to_origin(&self) {
-        self.release_with(|_| Fate::Origin);
-    }
-
+    /// Writes whose chunks are in a window yet go on waiting, or fail with it.
     fn release_with(&self, fate_of: impl Fn(u64) -> Fate) {
-        for held in self.state.take().held {
-            held.fate.set(Some(fate_of(held.chunk)));
+        let state = &mut *self.state.borrow_mut();
+        for held in mem::take(&mut state.held) {
+            if !state.touches(held.chunk) {
+                held.fate.set(Some(fate_of(held.chunk)));
+            } else if state.unlisted.is_some() {
+                held.fate.set(Some(Fate::Error));
+            } else {
+                state.held.push(held);
+            }
         }
     }
 
@@ -436,14 +546,17 @@ impl Merge {
 }
 
 async fn work(host: Rc<Host>, merge: Rc<Merge>, mut area: Area) {
-    while !merge.stopping.get() {
-        match merge.merge_window(&host, &mut area).await {
+    let mut underway = None;
+    while underway.is_some() || !merge.stopping.get() {
+        let merged = merge.merge_window(&host, &mut area, &mut underway);
+        match merged.await {
             Ok(true) => {}
             Ok(false) => {
                 merge.done.set(true);
                 break;
             }
             Err(Failed) => {
+                merge.withdraw(&host).await;
                 merge.failed.set(true);
                 break;
             }

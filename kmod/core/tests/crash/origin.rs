@@ -98,6 +98,20 @@ impl Snapshot {
         unstable.map_or(Standing::Stable, |chunk| Standing::Unstable(chunk, false))
     }
 
+    /// Whether the snapshot needs nothing of the range any more. Begins no copy.
+    fn is_stable(&self, host: &Host, from: usize, count: usize) -> bool {
+        let (first, last) = self.chunks_of(host, from, count);
+        let state = &mut *self.state.borrow_mut();
+        let mut chunks = first..=last;
+        match state.condition {
+            Condition::Valid => chunks.all(|chunk| {
+                state.pending.find(chunk).is_none() && state.map.find(chunk).is_some()
+            }),
+            Condition::Invalidating => false,
+            Condition::Invalid => true,
+        }
+    }
+
     /// Joins a copy that another snapshot has begun, if it needs the very same run.
     fn join(self: &Rc<Self>, host: &Host, copy: &mut Copy) {
         let size = copy.legs[0].0.chunk();
@@ -160,6 +174,12 @@ pub(crate) fn prepare(host: &Rc<Host>, siblings: &Siblings, from: usize, count: 
     while let Verdict::Copy(task) = survey(host, siblings, from, count) {
         host.spawn(copy(host.clone(), task));
     }
+}
+
+/// Whether a write to the range would be let through at once.
+pub(crate) fn is_clear(host: &Host, siblings: &Siblings, from: usize, count: usize) -> bool {
+    let mut siblings = siblings.iter();
+    siblings.all(|snapshot| snapshot.is_stable(host, from, count))
 }
 
 /// Waits until a write to the range is let through.

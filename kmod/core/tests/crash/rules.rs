@@ -175,6 +175,10 @@ faults! {
     TruncateVolatile => [M2, M4],
     /// Held writes go to the origin when the truncation is sent.
     ReleasedBeforeTruncation => [M2],
+    /// The list is cut off in front of the next window as well, whose copies are under way.
+    CutsNextWindowToo => [M1, M2, M4, M6],
+    /// Writes that are held for the next window go when a window ends.
+    HeldWithNextWindowToo => [M1, M2, M6],
     /// Writes to a window go to the origin at once.
     WindowWritesToOrigin => [M2, M6],
     /// Writes to a window go to the COW device.

@@ -35,7 +35,7 @@ const SPILL_AREAS: usize = 2;
 /// A commit is started without being asked for when so many exceptions are ready.
 const MANY_READY: u64 = 64;
 
-type Image = AreaImage<Vec<u8>>;
+pub(crate) type Image = AreaImage<Vec<u8>>;
 
 /// Whether a store can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
