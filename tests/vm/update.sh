@@ -83,6 +83,16 @@ t_online() {
     shows $D/snap 1
     update commit
     contains "$(dmholeyd update --config $WORK/update.toml 2>&1)" 'nothing is newer'
+    # What was rolled back is not taken again by itself.
+    cp $WORK/v4 $WORK/v5
+    seq 700 900 | dd of=$WORK/v5 bs=4096 seek=9 conv=notrunc status=none
+    publish 5
+    dmholeyd update --config $WORK/update.toml
+    shows $D/base 5
+    update rollback
+    contains "$(dmholeyd update --config $WORK/update.toml 2>&1)" 'was rolled back'
+    shows $D/base 4
+    equal "$(said status .refused)" 5 refused
     remove snap
     # The next boot.
     remove origin

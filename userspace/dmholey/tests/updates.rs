@@ -152,6 +152,11 @@ fn what_is_between_versions_goes_back() {
     assert_eq!(lab.read("disk"), lab.read("v2"));
     lab.run(&update(&["rollback"])).code(0);
     assert_eq!(lab.read("disk"), lab.read("v1"));
+    let status = lab.run(&update(&["status", "--json"])).code(0).json();
+    assert_eq!(
+        (&status["refused"], &status["phase"]),
+        (&2.into(), &"idle".into())
+    );
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl Client {
                 let version = of(version);
                 self.save(State {
                     installed: Some(version),
-                    ..State::default()
+                    ..self.state
                 })?;
                 return Ok(version);
             }
@@ -219,6 +219,7 @@ impl Client {
         self.save(State {
             target: Some(target),
             phase: Phase::Staged,
+            refused: self.state.refused.filter(|refused| *refused != target),
             ..self.state
         })?;
         Ok(pulled)
@@ -269,13 +270,13 @@ impl Client {
     /// The way back is in the disk, all of it and durably.
     pub fn is_back(&mut self) -> Result<()> {
         self.expect(&[Phase::RollingBack], "say that something was rolled back")?;
-        self.discard()
+        self.refuse()
     }
 
     /// Brings the disk back to what it was: drops what is staged, or copies the way back into a disk that nobody uses.
     pub fn roll_back(&mut self, watch: Watch<'_>) -> Result<()> {
         if self.state.phase == Phase::Staged {
-            return self.discard();
+            return self.refuse();
         }
         // That nobody uses it is found out first.
         let disk = Device::open(&self.disk, Access::Write)?;
@@ -288,6 +289,7 @@ impl Client {
     pub fn commit(&mut self) -> Result<()> {
         self.expect(&[Phase::Applied], "commit anything")?;
         self.state.installed = self.state.target;
+        self.state.refused = None;
         self.discard()?;
         let deltas = self.dir.join("deltas");
         let fail = |e| Error::path("empty", &deltas, e);
@@ -355,10 +357,17 @@ impl Client {
         Ok(heads)
     }
 
+    /// Forgets the update, but not that it was not wanted.
+    fn refuse(&mut self) -> Result<()> {
+        self.state.refused = self.state.target;
+        self.discard()
+    }
+
     /// Forgets the update, and removes what it needed.
     fn discard(&mut self) -> Result<()> {
         self.save(State {
             installed: self.state.installed,
+            refused: self.state.refused,
             ..State::default()
         })?;
         for path in [self.staged(), self.back()] {

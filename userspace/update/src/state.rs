@@ -60,6 +60,9 @@ pub struct State {
     pub target: Option<Version>,
     /// How far that is.
     pub phase: Phase,
+    /// The version that was rolled back last: nobody takes it again without being told to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Version>,
 }
 
 impl Default for State {
@@ -69,6 +72,7 @@ impl Default for State {
             installed: None,
             target: None,
             phase: Phase::Idle,
+            refused: None,
         }
     }
 }

@@ -44,9 +44,14 @@ fn a_disk_goes_through_an_update() {
         .is_err());
     client.roll_back(&quiet).unwrap();
     lab.is(1);
+    // That is remembered by whoever looks next, until it is asked for again.
+    drop(client);
+    let mut client = lab.client();
+    assert_eq!(client.state().refused.map(|v| v.number), Some(3));
     // What was fetched is still there.
     let pulled = client.pull(&lab.mirrors(), &lab.catalog, None, &quiet);
     assert_eq!(pulled.unwrap().fetched, 0);
+    assert_eq!(client.state().refused, None);
     client.apply(&quiet).unwrap();
     client.commit().unwrap();
     lab.is(3);

@@ -191,6 +191,14 @@ fn update(args: &Update) -> anyhow::Result<()> {
         tracing::info!(version, "nothing is newer");
         return Ok(());
     }
+    let state = session.client.state();
+    if state.phase == Phase::Idle && state.refused == Some(plan.target) {
+        tracing::info!(
+            version,
+            "was rolled back: nothing to do, unless somebody pulls it ('dmholey update pull')"
+        );
+        return Ok(());
+    }
     tracing::info!(version, "is published");
     if config.automatic == Automatic::Check {
         return Ok(());

@@ -29,6 +29,8 @@ struct Report {
     /// Version that it is to become, or has become.
     target: Option<u64>,
     phase: Phase,
+    /// Version that was rolled back last, and is not taken again by itself.
+    refused: Option<u64>,
     /// Newest version that was published when somebody asked last.
     newest: Option<u64>,
     /// Until when that was good, in seconds since 1970.
@@ -46,6 +48,7 @@ pub fn run(args: &Status, output: Output) -> anyhow::Result<Exit> {
         installed: state.installed.map(|version| version.number),
         target: state.target.map(|version| version.number),
         phase: state.phase,
+        refused: state.refused.map(|version| version.number),
         newest: newest.map(|version| version.number),
         expires: known.as_ref().map(|known| known.expires.as_second()),
     };
@@ -71,6 +74,9 @@ fn text(report: &Report) -> String {
         rows.push(["update", &format!("to {target}: {phase}")].map(str::to_owned));
     } else {
         rows.push(["update", phase].map(str::to_owned));
+    }
+    if let Some(refused) = report.refused {
+        rows.push(["rolled back", &refused.to_string()].map(str::to_owned));
     }
     rows.push(["newest", &number(report.newest)].map(str::to_owned));
     if let Some(expires) = report.expires {
