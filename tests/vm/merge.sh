@@ -212,7 +212,7 @@ t_suspend_and_resume() {
 t_two_windows() {
     local round=10
     prepare
-    change base "0 98304 delay $D/disk 0 0 $D/disk 0 0 $D/disk 0 300"
+    change base "0 98304 delay $D/disk 0 0 $D/disk 0 0 $D/disk 0 700"
     make_merge merge base store
     while ! is_merged merge; do
         sleep 0.$((round % 3 + 3))
