@@ -212,7 +212,7 @@ t_suspend_and_resume() {
 t_two_windows() {
     local round=10
     prepare
-    change base "0 98304 delay $D/disk 0 0 $D/disk 0 0 $D/disk 0 700"
+    change base "0 98304 delay $D/disk 0 0 $D/disk 0 0 $D/disk 0 $((700 * (1 + ${SLOW:-1} / 5)))"
     make_merge merge base store
     while ! is_merged merge; do
         sleep 0.$((round % 3 + 3))
@@ -222,7 +222,7 @@ t_two_windows() {
         dmsetup suspend merge
         dmsetup resume merge
     done
-    [ $round -gt 12 ] || die "the merge was over before it could be written to"
+    [ $round -gt 11 ] || die "the merge was over before it could be written to"
     check merge snap
     remove merge
     check base snap
