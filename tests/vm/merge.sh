@@ -207,12 +207,17 @@ t_suspend_and_resume() {
     check base snap
 }
 
+slow_flushes() {
+    local ms=$((700 * (1 + ${SLOW:-1} / 5)))
+    change base "0 98304 delay $D/disk 0 0 $D/disk 0 0 $D/disk 0 $ms"
+}
+
 # Where flushes take long, a window is copied while the one behind it is finished: written to and suspended meanwhile.
 # set: main
 t_two_windows() {
     local round=10
     prepare
-    change base "0 98304 delay $D/disk 0 0 $D/disk 0 0 $D/disk 0 $((700 * (1 + ${SLOW:-1} / 5)))"
+    slow_flushes
     make_merge merge base store
     while ! is_merged merge; do
         sleep 0.$((round % 3 + 3))
@@ -227,6 +232,28 @@ t_two_windows() {
     remove merge
     check base snap
 }
+
+# fails_in_two_windows NAME: writes to the device begin to fail meanwhile; the view stays, and a second attempt ends it
+fails_in_two_windows() {
+    prepare
+    slow_flushes
+    make_merge merge base store
+    sleep $((2 * (1 + ${SLOW:-1} / 5)))
+    change $1 "0 $(size $1) flakey $POOL $(cat $WORK/$1.start) 0 3600 1 error_writes"
+    eventually 30 has_status merge 'Merge failed'
+    check merge snap
+    change $1 "$(linear_table $1)"
+    merge_again merge
+    check merge snap
+    remove merge
+    check base snap
+}
+
+# The origin fails while a window is flushed and the next one is copied to it.
+t_origin_fails_in_two_windows() { fails_in_two_windows disk; }
+
+# The list cannot be cut off while the next window is copied.
+t_list_fails_in_two_windows() { fails_in_two_windows store; }
 
 # Suspended under load, again and again.
 # limit: 90
