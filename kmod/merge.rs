@@ -83,6 +83,7 @@ use kernel::workqueue::Work;
 
 /// Copies that can be started when memory is short.
 const RESERVED_COPIES: u16 = 16;
+
 /// What the lock protects.
 #[derive(Default)]
 pub(crate) struct State {
@@ -105,7 +106,7 @@ pub(crate) struct Merge {
     pub(crate) origin_device: Device,
     pub(crate) cow_device: Device,
     pub(crate) origin_sectors: u64,
-    pub(crate) outlet: Arc<Outlet>,
+    outlet: Arc<Outlet>,
     /// Copiers on other hosts, if there were any when the table was loaded.
     seat: Option<Seat>,
     line: StoreLine,
@@ -380,7 +381,7 @@ impl Merge {
         self.queue.drain();
     }
 
-    pub(crate) fn leave(&self, ticket: Ticket) {
+    fn leave(&self, ticket: Ticket) {
         if self.writers.leave(ticket) {
             self.changed.wake();
         }

@@ -175,12 +175,8 @@ impl Merge {
         let memory = IoBuffer::new(overlay.chunk().bytes()).ok()?;
         let mut tail = AreaImage::new(overlay.layout, memory);
         let plan = self.plan_window(overlay, image, &mut tail).ok()?;
-        let size = overlay.chunk();
-        let is_clear = |run: Run| {
-            let (start, sectors) = (size.sector_of(run.origin), size.sector_of(run.len));
-            self.origin.is_clear(start, sectors)
-        };
-        let secured = Window::new(&plan.entries).runs(u64::MAX).all(is_clear);
+        let secured = ranges_of(overlay, Window::new(&plan.entries).runs(u64::MAX))
+            .all(|(start, sectors)| self.origin.is_clear(start, sectors));
         secured.then_some((plan, tail))
     }
 
@@ -280,13 +276,10 @@ impl Merge {
     /// the first exception when it is ready would make a commit of little more than that.
     fn secure_runs(&self, overlay: &Overlay, runs: impl Iterator<Item = Run> + Clone) -> bool {
         let stop = || self.stopping.load(Ordering::Acquire);
-        let size = overlay.chunk();
-        let range = |run: Run| (size.sector_of(run.origin), size.sector_of(run.len));
-        for (start, sectors) in runs.clone().map(range) {
+        for (start, sectors) in ranges_of(overlay, runs.clone()) {
             self.origin.await_copies(start, sectors);
         }
-        runs.map(range)
-            .all(|(start, sectors)| self.origin.secure(start, sectors, stop))
+        ranges_of(overlay, runs).all(|(start, sectors)| self.origin.secure(start, sectors, stop))
     }
 
     /// Reads the entries from `start` to the end of the list, which ends in `image`, and makes
@@ -463,6 +456,15 @@ impl Merge {
         }
         any
     }
+}
+
+/// Where runs are on the origin, and how long they are, in sectors.
+fn ranges_of(
+    overlay: &Overlay,
+    runs: impl Iterator<Item = Run>,
+) -> impl Iterator<Item = (u64, u64)> {
+    let size = overlay.chunk();
+    runs.map(move |run| (size.sector_of(run.origin), size.sector_of(run.len)))
 }
 
 impl WorkItem for Merge {

@@ -322,20 +322,16 @@ impl Merge {
         if !host.has(Fault::ReleasedBeforeTruncation) && !host.has(Fault::IndexKeepsWindow) {
             self.end_window();
         }
-        if host.has(Fault::HeldWithNextWindowToo) {
-            let held = mem::take(&mut self.state.borrow_mut().held);
-            for held in held {
-                let fate = state
-                    .map
-                    .find(held.chunk)
-                    .map_or(Fate::Origin, |cow| Fate::Cow(cow, self.writers.enter()));
-                held.fate.set(Some(fate));
-            }
-        }
-        self.release_with(|chunk| match state.map.find(chunk) {
+        let fate_of = |chunk| match state.map.find(chunk) {
             Some(cow) => Fate::Cow(cow, self.writers.enter()),
             None => Fate::Origin,
-        });
+        };
+        if host.has(Fault::HeldWithNextWindowToo) {
+            for held in mem::take(&mut self.state.borrow_mut().held) {
+                held.fate.set(Some(fate_of(held.chunk)));
+            }
+        }
+        self.release_with(fate_of);
         Ok(())
     }
 
