@@ -18,7 +18,7 @@ SECONDS ?= 60
 DESTDIR ?=
 PREFIX ?= /usr
 
-.PHONY: help demo test test-full fuzz soak bench bench-quick module patches setup fmt fmt-check lint doc install clean
+.PHONY: help demo demo-images demo-cluster test test-full fuzz soak bench bench-quick module patches setup fmt fmt-check lint doc install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +26,12 @@ help: ## show this list
 
 demo: ## build all, then show a deployment with snapshots in a virtual machine
 	@scripts/demo
+
+demo-images: ## from a master over web servers to a client whose link and power fail, beside rsync, zsync, casync, xdelta3
+	@scripts/demo-images
+
+demo-cluster: ## PostgreSQL on one volume in three virtual machines under Pacemaker, and its primary loses its power
+	@scripts/demo-cluster
 
 test: ## run the tests: cargo's, and those in virtual machines
 	@scripts/test $(TESTS)

@@ -90,6 +90,11 @@ minus() { local n && read -r n && size_text $((n - $1)); }
 
 boot_snapshot() {
     blank "$BOOT_STORE"
+    attach_snapshot
+}
+
+# The boot snapshot with what its store has.
+attach_snapshot() {
     shown dmholey create snapshot boot "$DISK" "$BOOT_STORE"
     mkdir -p "$root"
     # With ro alone ext4 would still note in the journal what it is capable of.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
-# Two versions of a Debian root as disk images, kept in the cache under a name made from this recipe: v1 as
-# Debian released it, v2 a copy of v1 in which dpkg has upgraded and installed packages. No root privileges and no
-# loop devices are needed: the file system is made from a tar archive, and dpkg runs in a virtual machine.
+# Versions of a Debian root as disk images, kept in the cache under names made from this recipe: v1 as Debian
+# released it, v2 a copy of v1 in which dpkg has upgraded and installed packages, v3 a copy of v2 with more. No root
+# privileges and no loop devices are needed: the file system is made from a tar archive, and dpkg runs in a virtual
+# machine.
 # Sourced after common.sh and root.sh.
 
 DEMO_IMAGE_SIZE=256M
@@ -12,6 +13,8 @@ DEMO_PACKAGES=systemd-sysv,udev,iproute2,procps,curl,openssh-client,ca-certifica
 DEMO_NEW_PACKAGES=(python3-minimal vim-tiny)
 # Also upgraded in v2 to what the backports suite has, so that there is always an upgrade of some size.
 DEMO_BACKPORTS=(curl openssh-client)
+# New in v3.
+DEMO_THIRD_PACKAGES=(less nano rsync)
 # Set, so that two builds from the same packages make the same file system.
 DEMO_EPOCH=1767225600
 DEMO_UUID=5fd0cd0c-7c9c-4c62-9bd6-6c9a3c8c9d01
@@ -24,7 +27,9 @@ DEMO_IMAGES=$HOLEY_CACHE/demo-$(key "$HOLEY_SUITE" "$DEMO_IMAGE_SIZE" "$DEMO_PAC
     "${DEMO_BACKPORTS[*]}" "$DEMO_EPOCH" "$DEMO_UUID" "$DEMO_HASH_SEED" "$DEMO_VERSION" \
     "$(cat "$HOLEY_TOP/scripts/demo.d/upgrade")")
 
-# Make the images unless they are there.
+DEMO_THIRD=$HOLEY_CACHE/demo-third-$(key "$DEMO_IMAGES" "${DEMO_THIRD_PACKAGES[*]}")
+
+# Make v1 and v2 unless they are there.
 ensure_images() {
     [ -d "$DEMO_IMAGES" ] && return 0
     lock demo
@@ -32,6 +37,19 @@ ensure_images() {
         scratch "${DEMO_IMAGES##*/}"
         make_images "$HOLEY_SCRATCH"
         keep_as "$DEMO_IMAGES"
+    fi
+    unlock demo
+}
+
+# The same for v3, which only some need.
+ensure_third() {
+    ensure_images
+    [ -d "$DEMO_THIRD" ] && return 0
+    lock demo
+    if [ ! -d "$DEMO_THIRD" ]; then
+        scratch "${DEMO_THIRD##*/}"
+        make_third "$HOLEY_SCRATCH"
+        keep_as "$DEMO_THIRD"
     fi
     unlock demo
 }
@@ -47,11 +65,21 @@ make_images() {
     status_of "$into/v1.tar" >"$into/v1.status"
     rm "$into/v1.tar"
     say "fetching the packages that v2 has newer"
-    quietly "$HOLEY_CACHE/demo-v2.log" fetch_packages "$into"
+    quietly "$HOLEY_CACHE/demo-v2.log" fetch_newer "$into"
     say "copying v1 to v2 and running dpkg in it, in a virtual machine (once; some minutes)"
     cp --reflink=auto --sparse=always "$into/v1.img" "$into/v2.img"
-    quietly "$HOLEY_CACHE/demo-v2.log" run_upgrade "$into"
+    quietly "$HOLEY_CACHE/demo-v2.log" run_upgrade "$into" v2
     rm -r "$into/debs" "$into/release.list" "$into/sources.list"
+}
+
+make_third() {
+    local into=$1
+    root_sources >"$into/sources.list"
+    say "copying v2 to v3 and installing packages in it, in a virtual machine (once; a minute or two)"
+    cp --reflink=auto --sparse=always "$DEMO_IMAGES/v2.img" "$into/v3.img"
+    quietly "$HOLEY_CACHE/demo-v3.log" fetch_third "$into"
+    quietly "$HOLEY_CACHE/demo-v3.log" run_upgrade "$into" v3
+    rm -r "$into/debs" "$into/sources.list"
 }
 
 # A Debian root as a tar archive.
@@ -77,30 +105,44 @@ make_image() {
 # What dpkg knows in a root that is an archive.
 status_of() { tar -xOf "$1" ./var/lib/dpkg/status; }
 
-# Every package that v2 has and v1 has not, as files in debs/.
-fetch_packages() {
-    local into=$1 package wanted=()
+# apt INTO STATUS ARGUMENT...: apt-get for a root in which there is what a status file of dpkg says
+apt() {
     local options=(
-        -o "Dir::Etc::SourceList=$into/sources.list" -o Dir::Etc::SourceParts=/dev/null
-        -o "Dir::State=$into/apt" -o "Dir::State::status=$into/v1.status" -o "Dir::Cache=$into/apt/cache"
-        -o "Dir::Cache::archives=$into/debs" -o APT::Sandbox::User=root -o APT::Install-Recommends=false
+        -o "Dir::Etc::SourceList=$1/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State=$1/apt" -o "Dir::State::status=$2" -o "Dir::Cache=$1/apt/cache"
+        -o "Dir::Cache::archives=$1/debs" -o APT::Sandbox::User=root -o APT::Install-Recommends=false
         -o Acquire::Languages=none -o Acquire::Retries=3
     )
-    for package in "${DEMO_BACKPORTS[@]}"; do wanted+=("$package/$HOLEY_SUITE-backports"); done
-    mkdir -p "$into/apt/lists/partial" "$into/apt/cache" "$into/debs/partial" &&
-        in_root apt-get "${options[@]}" update &&
-        in_root apt-get "${options[@]}" --yes --download-only dist-upgrade &&
-        in_root apt-get "${options[@]}" --yes --download-only -t "$HOLEY_SUITE-backports" install "${wanted[@]}" &&
-        in_root apt-get "${options[@]}" --yes --download-only install "${DEMO_NEW_PACKAGES[@]}" &&
-        rm -rf "$into/apt" "$into/debs/partial" "$into/debs/lock" "$into"/lock*
+    in_root apt-get "${options[@]}" --yes "${@:3}"
 }
 
-# Upgrade v2.img in place.
+apt_begins() { mkdir -p "$1/apt/lists/partial" "$1/apt/cache" "$1/debs/partial" && apt "$@" update; }
+apt_ends() { rm -rf "$1/apt" "$1/debs/partial" "$1/debs/lock" "$1"/lock*; }
+
+# Every package that v2 has and v1 has not, as files in debs/.
+fetch_newer() {
+    local package wanted=()
+    for package in "${DEMO_BACKPORTS[@]}"; do wanted+=("$package/$HOLEY_SUITE-backports"); done
+    set -- "$1" "$1/v1.status"
+    apt_begins "$@" &&
+        apt "$@" --download-only dist-upgrade &&
+        apt "$@" --download-only -t "$HOLEY_SUITE-backports" install "${wanted[@]}" &&
+        apt "$@" --download-only install "${DEMO_NEW_PACKAGES[@]}" &&
+        apt_ends "$1"
+}
+
+# The same for v3.
+fetch_third() {
+    set -- "$1" "$DEMO_IMAGES/v2.status"
+    apt_begins "$@" && apt "$@" --download-only install "${DEMO_THIRD_PACKAGES[@]}" && apt_ends "$1"
+}
+
+# run_upgrade INTO VERSION: upgrade its image in place.
 run_upgrade() {
     mkdir "$1/exchange" &&
-        "$HOLEY_TOP/scripts/vm/run" --module none --timeout 1500 --mem 1G --env LC_ALL=C --disk "$1/v2.img" \
+        "$HOLEY_TOP/scripts/vm/run" --module none --timeout 1500 --mem 1G --env LC_ALL=C --disk "$1/$2.img" \
             --share "$1/debs:ro" --exchange "$1/exchange" -- bash scripts/demo.d/upgrade /dev/vda "$1/debs" &&
-        mv "$1/exchange/status" "$1/v2.status" &&
+        mv "$1/exchange/status" "$1/$2.status" &&
         rmdir "$1/exchange"
 }
 

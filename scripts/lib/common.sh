@@ -89,3 +89,8 @@ quietly() {
     say "the whole output: $log"
     return "$status"
 }
+
+# A port of the loopback interface on which nobody listens.
+free_port() {
+    "$HOLEY_TOP/scripts/in-root" python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}

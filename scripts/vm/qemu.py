@@ -132,6 +132,10 @@ class Machine:
         self.args += ["-netdev", f"stream,id=net,addr.type=fd,addr.str={self.fds[-1]}"]
         self.args += ["-device", f"virtio-net-pci,netdev=net,mac={mac},host_mtu={MTU},romfile="]
 
+    def network_outside(self):
+        """A network interface behind which is this machine, as 10.0.2.2: QEMU makes the connections."""
+        self.args += ["-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net,romfile="]
+
     def share(self, tag, path, writable):
         readonly = "off" if writable else "on"
         model = f"local,id={tag},path={str(path).replace(',', ',,')},security_model=none"

@@ -52,6 +52,7 @@ def parse(argv):
     add("--disk", action="append", default=[], metavar="SIZE|FILE[,ro]", help="a temporary disk, or a raw image file")
     add("--share", action="append", default=[], metavar="DIR[:ro]", help="show a folder at its own path")
     add("--exchange", metavar="DIR", help="the folder behind /exchange; a temporary one otherwise")
+    add("--net", action="store_true", help="a network card; servers on this machine's loopback are at 10.0.2.2")
     add("--root", choices=ROOTS, default="initramfs", help="host: the tool root; cluster: another Debian")
     add("--timeout", type=float, default=300, metavar="S", help="seconds of real time, boot included (300)")
     add("--icount", action="store_true", help="virtual time: one CPU, one instruction a nanosecond, repeatable")
@@ -214,6 +215,7 @@ def guest_config(options, mounts):
         "LOAD": " ".join(initramfs.load_first()),
         "USERLAND": "initramfs" if options.root == "initramfs" else "host",
         "SHARES": "\n".join(lines),
+        "NET": "1" if options.net else "",
         "WATCHDOG": "60" if slow else "10",
         "HUNG": "120" if slow else "60",
         "KMEMLEAK": "1",
@@ -243,6 +245,8 @@ def make_machine(options, kernel, initrd, mounts, console):
     machine = qemu.Machine(options, kernel / "bzImage", initrd, append + options.append, console)
     for tag, here, _, writable in mounts:
         machine.share(tag, here, writable)
+    if options.net:
+        machine.network_outside()
     if options.root != "initramfs":
         machine.share("root", root_folder(options.root), False)
     os.mkfifo(f"{console}.in")

@@ -293,7 +293,8 @@ t_merge_of_stock() {
 
 # put FOLDER NAME: a file that is durable, with its name
 put() {
-    seq $RANDOM 7 60000 | head -c $((20000 + RANDOM)) >"$1/$2"
+    # Not through a pipe that head closes while seq writes into it.
+    head -c $((20000 + RANDOM)) >"$1/$2" < <(seq $RANDOM 7 60000)
     sha256sum <"$1/$2" >"$WORK/$(basename $1).$2"
     sync "$1/$2" "$1"
 }

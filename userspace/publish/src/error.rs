@@ -22,6 +22,12 @@ pub enum Error {
         /// The library's answer.
         source: Box<tough::error::Error>,
     },
+    /// A registry fails.
+    #[error(transparent)]
+    Registry(#[from] dmholey_registry::Error),
+    /// A text names no place.
+    #[error("{0}")]
+    Unknown(String),
     /// Something published is not what it should be.
     #[error("{object}: {why}")]
     Broken {
@@ -64,7 +70,8 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Repository(error) => error.kind(),
-            Self::Tuf { .. } => Kind::Refused,
+            Self::Tuf { .. } | Self::Unknown(_) => Kind::Refused,
+            Self::Registry(_) => Kind::Io,
             Self::Broken { .. } => Kind::Store,
         }
     }

@@ -9,7 +9,7 @@
 //! | module | does |
 //! | --- | --- |
 //! | [`keys`] | the keys of the four roles, and the root that names them |
-//! | [`place`] | where files are published |
+//! | [`place`] | where files are published: a folder, a bucket, a registry |
 //! | [`mod@publish`] | puts a repository of versions there, in an order that never breaks a client |
 
 #![forbid(unsafe_code)]

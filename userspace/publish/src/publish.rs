@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::keys::Keys;
 use crate::keys::SPECIFICATION;
+use crate::place::Carrier;
 use crate::place::Place;
 use crate::wait;
 use crate::CATALOG;
@@ -48,7 +49,6 @@ use tough::schema::Snapshot;
 use tough::schema::Target;
 use tough::schema::Targets;
 use tough::ExpirationEnforcement;
-use tough::FilesystemTransport;
 use tough::RepositoryLoader;
 use tough::TargetName;
 
@@ -111,7 +111,7 @@ pub fn publish(
     carry_on(&mut catalog, before.as_ref(), options);
     for delta in &catalog.deltas {
         let name = format!("{TARGETS}/{}", delta.file());
-        if place.size(&name)? != Some(delta.bytes) {
+        if place.store().size(&name)? != Some(delta.bytes) {
             place.put_file(&name, &repository.delta(delta.from, delta.to), watch)?;
             published.added.push(delta.file());
             published.bytes += delta.bytes;
@@ -119,7 +119,9 @@ pub fn publish(
     }
     let bytes = catalog.encode();
     let digest = Digest::of(&bytes);
-    place.put(&format!("{TARGETS}/{digest}.{CATALOG}"), &bytes)?;
+    place
+        .store()
+        .put(&format!("{TARGETS}/{digest}.{CATALOG}"), &bytes)?;
     let old = before
         .as_ref()
         .map(|b| b.repository.targets().signed.version);
@@ -145,6 +147,7 @@ pub fn publish(
     published.version = catalog.last().map(|version| version.number);
     published.snapshot = snapshot;
     published.removed = remove(&catalog, before.as_ref(), place)?;
+    place.store().commit()?;
     Ok(published)
 }
 
@@ -153,11 +156,12 @@ pub fn refresh(place: &Place, keys: &Keys, options: Options) -> Result<Published
     let sources = keys.sources(&[RoleType::Snapshot, RoleType::Timestamp])?;
     let Some(before) = before(place, keys)? else {
         let why = "has nothing that was published; publish something first";
-        return Err(Error::broken(place.name(), why));
+        return Err(Error::broken(place.store().name(), why));
     };
     let meta = before.repository.snapshot().signed.meta.get(LIST).cloned();
-    let meta = meta.ok_or_else(|| Error::broken(place.name(), "has no list of targets"))?;
+    let meta = meta.ok_or_else(|| Error::broken(place.store().name(), "has no list of targets"))?;
     let snapshot = finish(place, keys, &sources, Some(&before), meta, options)?;
+    place.store().commit()?;
     Ok(Published {
         version: before.catalog.last().map(|version| version.number),
         snapshot,
@@ -232,7 +236,7 @@ fn remove(catalog: &Catalog, before: Option<&Before>, place: &Place) -> Result<V
     had.extend(before.catalog.withdrawn.iter().map(|old| old.name.clone()));
     let mut removed = Vec::new();
     for name in had.difference(&stays) {
-        place.remove(&format!("{TARGETS}/{name}"))?;
+        place.store().remove(&format!("{TARGETS}/{name}"))?;
         removed.push(name.clone());
     }
     Ok(removed)
@@ -256,29 +260,39 @@ fn hashes(sha256: &[u8]) -> Hashes {
 
 /// Reads what is published, and checks it as a client would, but for dates: it may be late.
 fn before(place: &Place, keys: &Keys) -> Result<Option<Before>> {
-    if place.size(TIMESTAMP)?.is_none() {
+    if place.store().size(TIMESTAMP)?.is_none() {
         return Ok(None);
     }
-    let root = place.get(&format!("{METADATA}/1.root.json"), MAX_LEN)?;
+    let root = place
+        .store()
+        .get(&format!("{METADATA}/1.root.json"), MAX_LEN)?;
+    let root = root.unwrap_or_default();
     if root != std::fs::read(keys.root(1)).unwrap_or_default() {
         let why = "was published with other keys; publish to another place, or with those";
-        return Err(Error::broken(place.name(), why));
+        return Err(Error::broken(place.store().name(), why));
     }
-    let (metadata, targets) = (place.url(METADATA)?, place.url(TARGETS)?);
+    let (Some(metadata), Some(targets)) = (Carrier::url(METADATA), Carrier::url(TARGETS)) else {
+        return Err(Error::broken(place.store().name(), "has no URL"));
+    };
     let loader = RepositoryLoader::new(&root, metadata, targets)
-        .transport(FilesystemTransport)
+        .transport(place.carrier(MAX_LEN))
         .expiration_enforcement(ExpirationEnforcement::Unsafe);
-    let fail = || Error::tuf(format!("{}: is not what was published", place.name()));
+    let fail = || {
+        Error::tuf(format!(
+            "{}: is not what was published",
+            place.store().name()
+        ))
+    };
     let name = TargetName::new(CATALOG).map_err(fail())?;
     let (repository, bytes) = wait(async {
         let repository = loader.load().await.map_err(fail())?;
         let stream = repository.read_target(&name).await.map_err(fail())?;
         let why = "has no catalog";
-        let stream = stream.ok_or_else(|| Error::broken(place.name(), why))?;
+        let stream = stream.ok_or_else(|| Error::broken(place.store().name(), why))?;
         let bytes: Vec<_> = stream.try_collect().await.map_err(fail())?;
         Ok::<_, Error>((repository, bytes.concat()))
     })??;
-    let catalog = Catalog::parse(&bytes).map_err(|why| Error::broken(place.name(), why))?;
+    let catalog = Catalog::parse(&bytes).map_err(|why| Error::broken(place.store().name(), why))?;
     Ok(Some(Before {
         repository,
         catalog,
@@ -288,7 +302,7 @@ fn before(place: &Place, keys: &Keys) -> Result<Option<Before>> {
 /// The number behind `old`, or the first one.
 fn next(old: Option<NonZeroU64>, place: &Place) -> Result<NonZeroU64> {
     let next = old.map_or(Some(NonZeroU64::MIN), |old| old.checked_add(1));
-    next.ok_or_else(|| Error::broken(place.name(), "there are no more numbers"))
+    next.ok_or_else(|| Error::broken(place.store().name(), "there are no more numbers"))
 }
 
 /// A time, or the last one there is.
@@ -344,5 +358,7 @@ fn metafile<T: Role + Serialize>(role: &SignedRole<T>) -> Metafile {
 /// Puts signed metadata there, under the name that it has with consistent snapshots.
 fn put<T: Role + Serialize>(place: &Place, role: &SignedRole<T>) -> Result<()> {
     let name = role.signed().signed.filename(true);
-    place.put(&format!("{METADATA}/{name}"), role.buffer())
+    place
+        .store()
+        .put(&format!("{METADATA}/{name}"), role.buffer())
 }

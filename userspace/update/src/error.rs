@@ -33,6 +33,12 @@ pub enum Error {
         /// How long it wants to be left alone, if it says so.
         after: Option<Duration>,
     },
+    /// A server wants to know who asks.
+    #[error("{object}: the server says 401 Unauthorized")]
+    Unauthorized {
+        /// The address.
+        object: String,
+    },
     /// What is published is not what it should be, or not any more.
     #[error("what is published cannot be used")]
     Tuf(#[from] Box<tough::error::Error>),
@@ -79,7 +85,7 @@ impl Error {
         match self {
             Self::Delta(error) => error.kind(),
             Self::Unavailable { .. } | Self::Later { .. } => Kind::Io,
-            Self::Tuf(_) => Kind::Refused,
+            Self::Tuf(_) | Self::Unauthorized { .. } => Kind::Refused,
             Self::Broken { .. } => Kind::Store,
         }
     }

@@ -34,8 +34,11 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Bytes asked for at a time, unless one unit has more: as much may come in vain from a place that lies.
+/// Bytes asked for at a time, unless one unit has more.
 const REQUEST: u64 = 16 << 20;
+/// Bytes that arrive between two flushes: as much, and the unit that it belongs to, may have to be fetched again after
+/// a power cut.
+const FLUSH: u64 = 1 << 20;
 
 /// What was fetched, and what was there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -264,17 +267,23 @@ fn request(
         return Ok(());
     };
     let len = units.iter().map(|unit| unit.packed).sum();
-    let mut at = first.offset;
+    let (mut at, mut durable) = (first.offset, first.offset);
+    let mut coming = units.iter().peekable();
     source.read(name, at, len, &mut |piece| {
         disk::write(file, at, piece)?;
         at += piece.len() as u64;
-        step(piece.len() as u64)
-    })?;
-    for unit in units {
-        if !is_there(unit, file)? {
-            let why = format!("the unit at byte {} is damaged", unit.offset);
-            return Err(Error::broken(name, why));
+        step(piece.len() as u64)?;
+        // No more than one unit is taken from a place that lies.
+        while let Some(unit) = coming.next_if(|unit| unit.offset.saturating_add(unit.packed) <= at) {
+            if !is_there(unit, file)? {
+                let why = format!("the unit at byte {} is damaged", unit.offset);
+                return Err(Error::broken(name, why));
+            }
         }
-    }
-    Ok(())
+        if at - durable >= FLUSH {
+            disk::flush(file)?;
+            durable = at;
+        }
+        Ok(())
+    })
 }

@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | [`source`] | where published files are, and the next place if one fails |
 //! | [`web`] | published files on a web server |
+//! | [`oci`] | published files in a registry for containers |
 //! | [`trust`] | what of it is believed: The Update Framework |
 //! | [`mod@fetch`] | gets a delta, and goes on where it was interrupted |
 //! | [`mod@stage`] | makes the one store that brings the disk to the version, and the way back |
@@ -23,6 +24,7 @@
 pub mod client;
 pub mod error;
 pub mod fetch;
+pub mod oci;
 pub mod source;
 pub mod stage;
 pub mod state;
@@ -33,6 +35,7 @@ pub mod write;
 pub use client::Client;
 pub use error::Error;
 pub use error::Result;
+pub use oci::Oci;
 pub use source::Mirrors;
 pub use source::Source;
 pub use state::State;

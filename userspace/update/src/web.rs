@@ -11,7 +11,10 @@ use crate::error::Result;
 use crate::source::Got;
 use crate::source::Sink;
 use crate::source::Source;
+use dmholey_registry::registry::Authorization;
 use reqwest::header::HeaderMap;
+use reqwest::header::HeaderValue;
+use reqwest::header::ACCEPT;
 use reqwest::header::CONTENT_RANGE;
 use reqwest::header::ETAG;
 use reqwest::header::IF_MODIFIED_SINCE;
@@ -31,6 +34,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
@@ -121,22 +125,56 @@ impl Network {
         Web {
             network: self.clone(),
             base,
+            headers: HeaderMap::new(),
+            authorization: Mutex::default(),
         }
     }
 }
 
 /// Published files on a web server.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Web {
     network: Network,
     base: Url,
+    /// What goes with every request.
+    headers: HeaderMap,
+    /// What is shown to be let in.
+    authorization: Mutex<Option<Authorization>>,
 }
 
 impl Web {
+    /// Asks for these types of content.
+    pub(crate) fn accepting(mut self, types: &str) -> Result<Self> {
+        let value = HeaderValue::from_str(types);
+        let value =
+            value.map_err(|e| Error::refused(types, format!("is no list of types: {e}")))?;
+        self.headers.insert(ACCEPT, value);
+        Ok(self)
+    }
+
+    /// Shows this from now on.
+    pub(crate) fn authorize(&self, authorization: Option<Authorization>) {
+        *self.shown() = authorization;
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Option<Authorization>> {
+        // Nothing that holds it can fail halfway.
+        self.authorization
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn request(&self, file: &str) -> Result<(Url, RequestBuilder)> {
         let url = self.base.join(file);
         let url = url.map_err(|e| Error::refused(&self.base, format!("is no address: {e}")))?;
-        Ok((url.clone(), self.network.client.get(url)))
+        let request = self.network.client.get(url.clone());
+        let request = request.headers(self.headers.clone());
+        let request = match &*self.shown() {
+            Some(Authorization::Bearer(token)) => request.bearer_auth(token),
+            Some(Authorization::Basic(name, password)) => request.basic_auth(name, Some(password)),
+            None => request,
+        };
+        Ok((url, request))
     }
 
     /// Sends a request. A server that fails may do better later; one that refuses will not.
@@ -146,6 +184,10 @@ impl Web {
         let response = self.network.runtime.block_on(response);
         let response = response.map_err(|e| Error::later(url, chain(&e.without_url()), None))?;
         let status = response.status();
+        if status == StatusCode::UNAUTHORIZED {
+            let object = url.to_string();
+            return Err(Error::Unauthorized { object });
+        }
         let busy = status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT;
         if busy || status.is_server_error() {
             let after = after(response.headers());

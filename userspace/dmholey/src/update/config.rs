@@ -5,10 +5,13 @@
 use crate::configfile;
 use crate::units::parse_size;
 use anyhow::Context;
+use dmholey_registry::registry;
+use dmholey_registry::Address;
 use dmholey_update::source::Folder;
 use dmholey_update::web;
 use dmholey_update::Mirrors;
 use dmholey_update::Network;
+use dmholey_update::Oci;
 use dmholey_update::Source;
 use serde::Deserialize;
 use std::num::NonZeroU64;
@@ -70,6 +73,7 @@ pub enum Automatic {
 #[serde(try_from = "String")]
 enum Place {
     Web(Url),
+    Registry(Address),
     Folder(PathBuf),
 }
 
@@ -79,6 +83,9 @@ impl TryFrom<String> for Place {
     fn try_from(text: String) -> Result<Self, String> {
         if text.starts_with('/') {
             return Ok(Self::Folder(text.into()));
+        }
+        if Address::is_meant(&text) {
+            return text.parse().map(Self::Registry);
         }
         let url = Url::parse(&text).ok();
         if let Some(Ok(path)) = url
@@ -147,14 +154,11 @@ impl Config {
 
     /// Where it is published.
     pub fn mirrors(&self) -> anyhow::Result<Mirrors> {
-        let web = self
-            .places
-            .iter()
-            .any(|place| matches!(place, Place::Web(_)));
         let is_plain = |url: &Url| url.scheme() == "http";
         let plain = self.proxy.iter().all(|Web(url)| is_plain(url))
             && self.places.iter().all(|place| match place {
                 Place::Web(url) => is_plain(url),
+                Place::Registry(address) => address.is_plain(),
                 Place::Folder(_) => true,
             });
         let options = web::Options {
@@ -163,17 +167,31 @@ impl Config {
             certificates: self.certificates.clone(),
             rate: self.rate.map(|Rate(rate)| rate),
         };
-        let network = web.then(|| Network::new(&options)).transpose()?;
+        let network = Network::new(&options)?;
         let sources = self
             .places
             .iter()
-            .filter_map(|place| -> Option<Arc<dyn Source>> {
-                match place {
-                    Place::Folder(path) => Some(Arc::new(Folder(path.clone()))),
-                    Place::Web(url) => Some(Arc::new(network.as_ref()?.server(url.clone()))),
-                }
+            .map(|place| -> anyhow::Result<Arc<dyn Source>> {
+                Ok(match place {
+                    Place::Folder(path) => Arc::new(Folder(path.clone())),
+                    Place::Web(url) => Arc::new(network.server(url.clone())),
+                    Place::Registry(address) => {
+                        Arc::new(Oci::new(address.clone(), &network, self.registry()?)?)
+                    }
+                })
             });
-        Ok(Mirrors::new(sources.collect()))
+        Ok(Mirrors::new(sources.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// How to sign in at a registry.
+    fn registry(&self) -> anyhow::Result<registry::Options> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        Ok(registry::Options {
+            proxy: self.proxy.as_ref().map(|Web(url)| url.to_string()),
+            certificates: self.certificates.as_ref().map(read).transpose()?,
+        })
     }
 }
 

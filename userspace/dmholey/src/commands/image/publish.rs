@@ -43,9 +43,9 @@ pub struct Refresh {
 /// Where something is published, and for how long that is good.
 #[derive(Debug, Args)]
 struct To {
-    /// Folder that a web server serves
-    #[arg(long, value_name = "DIR")]
-    to: PathBuf,
+    /// A folder that a web server serves, s3://BUCKET[/PREFIX], or oci://REGISTRY/NAME[:TAG]
+    #[arg(long, value_name = "PLACE")]
+    to: String,
     /// Folder of the keys
     #[arg(long, value_name = "DIR")]
     keys: PathBuf,
@@ -74,7 +74,7 @@ pub fn run(args: &Publish, output: Output) -> anyhow::Result<Exit> {
     signals::install()?;
     let keys = Keys::open(&args.to.keys)?;
     let repository = Repository::open(&args.repository)?;
-    let place = Place::folder(&args.to.to)?;
+    let place = Place::named(&args.to.to)?;
     let options = args.to.options(args.targets_days, args.grace_days);
     let meter = watch(output)("publishing");
     let published = publish::publish(&repository, &place, &keys, options, &*meter)?;
@@ -86,7 +86,7 @@ pub fn run(args: &Publish, output: Output) -> anyhow::Result<Exit> {
 /// Runs `image refresh`.
 pub fn refresh(args: &Refresh, output: Output) -> anyhow::Result<Exit> {
     let keys = Keys::open(&args.to.keys)?;
-    let place = Place::folder(&args.to.to)?;
+    let place = Place::named(&args.to.to)?;
     let published = publish::refresh(&place, &keys, args.to.options(0, 0))?;
     output.done(&published, text)?;
     Ok(Exit::Ok)

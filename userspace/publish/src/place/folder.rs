@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Where files are published: a folder that a web server serves.
+//! A folder that a web server serves.
 
+use super::Store;
 use crate::error::Error;
 use crate::error::Result;
 use dmholey_cow::copy;
@@ -15,41 +16,38 @@ use dmholey_cow::Progress;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
-use url::Url;
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+/// Between two looks at the clock.
+const NAP: Duration = Duration::from_millis(20);
 
 /// A folder. Files appear in it whole, and durably.
-#[derive(Clone, Debug)]
-pub struct Place {
+#[derive(Debug)]
+pub(super) struct Folder {
     dir: PathBuf,
 }
 
-impl Place {
+impl Folder {
     /// A folder, which is made if it is missing.
-    pub fn folder(dir: &Path) -> Result<Self> {
+    pub(super) fn open(dir: &Path) -> Result<Self> {
         for part in [crate::METADATA, crate::TARGETS] {
             let part = dir.join(part);
             std::fs::create_dir_all(&part).map_err(|e| Error::path("make the folder", &part, e))?;
         }
-        let dir = dir
-            .canonicalize()
-            .map_err(|e| Error::path("find", dir, e))?;
-        Ok(Self { dir })
+        Ok(Self {
+            dir: dir.to_owned(),
+        })
     }
+}
 
-    /// Its name for messages.
-    pub fn name(&self) -> String {
+impl Store for Folder {
+    fn name(&self) -> String {
         self.dir.display().to_string()
     }
 
-    /// The URL of a folder in it, with a slash at the end.
-    pub(crate) fn url(&self, part: &str) -> Result<Url> {
-        let path = self.dir.join(part);
-        // Only a path that is not absolute has none.
-        Url::from_directory_path(&path).map_err(|()| Error::refused(&path, "has no URL"))
-    }
-
-    /// Bytes of a file, if it is there.
-    pub(crate) fn size(&self, name: &str) -> Result<Option<u64>> {
+    fn size(&self, name: &str) -> Result<Option<u64>> {
         let path = self.dir.join(name);
         match std::fs::metadata(&path) {
             Ok(meta) => Ok(Some(meta.len())),
@@ -58,22 +56,20 @@ impl Place {
         }
     }
 
-    /// Puts bytes into a file, in one step.
-    pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        Ok(output::put(&self.dir.join(name), bytes, true)?)
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.dir.join(name);
+        wait_for_another_second(&path);
+        Ok(output::put(&path, bytes, true)?)
     }
 
-    /// Puts a copy of a file there, in one step.
-    pub(crate) fn put_file(&self, name: &str, from: &Path, watch: &dyn Progress) -> Result<()> {
-        let from = Device::open(from, Access::Read)?;
+    fn put_file(&self, name: &str, from: &Device, watch: &dyn Progress) -> Result<()> {
         let (output, file, _) = Output::create(&self.dir.join(name), true)?;
-        copy::all(&from, &file, from.size(), watch)?;
+        copy::all(from, &file, from.size(), watch)?;
         disk::flush(&file)?;
         Ok(output.commit()?)
     }
 
-    /// Removes a file, if it is there.
-    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+    fn remove(&self, name: &str) -> Result<()> {
         let path = self.dir.join(name);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::path("remove", &path, e)),
@@ -81,14 +77,27 @@ impl Place {
         }
     }
 
-    /// Bytes of a small file.
-    pub(crate) fn get(&self, name: &str, max: u64) -> Result<Vec<u8>> {
+    fn get(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>> {
+        if self.size(name)?.is_none() {
+            return Ok(None);
+        }
         let file = Device::open(&self.dir.join(name), Access::Read)?;
         if file.size() > max {
             return Err(Error::broken(file.name(), "is too large"));
         }
         let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or(0)];
         disk::read(&file, 0, &mut bytes)?;
-        Ok(bytes)
+        Ok(Some(bytes))
+    }
+}
+
+/// Web servers tell a file from what it was before by its length and the second in which it was made; so that has to be
+/// another one.
+fn wait_for_another_second(path: &Path) {
+    let second = |time: SystemTime| Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs());
+    let made = std::fs::metadata(path).and_then(|meta| meta.modified());
+    let made = made.ok().and_then(second);
+    while made.is_some() && made == second(SystemTime::now()) {
+        std::thread::sleep(NAP);
     }
 }

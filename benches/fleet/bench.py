@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measures what clients cost a static server and an rsync daemon, and reckons what a fleet costs. Started by scripts/bench-fleet."""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(TOP / "benches/delta"), str(TOP / "benches/lab")]
+
+import chart  # noqa: E402
+import page  # noqa: E402
+import tools  # noqa: E402
+from child import run  # noqa: E402
+
+FLEET = TOP / "target/release/holey-fleet"
+FOLDER = TOP / "Documentation/performance"
+WORK = TOP / "target/bench"
+CLIENTS = (10, 100, 1000)
+# Each is as costly as the others; so are the polls.
+RSYNC_CLIENTS = 10
+RSYNC_POLLS = 50
+# The fleet of the page: how many, how often they poll, and in how many hours all of them have got an update.
+MANY, POLL_SECONDS, ROLL_OUT_HOURS = 100_000, 3600, 24
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench-fleet",
+        description="What 10, 100 and 1000 clients cost a server: static files, and an rsync daemon.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--small", action="store_true", help="a small pair of images, to try the bench itself")
+    add("--clients", type=int, action="append", default=[], metavar="N", help="so many (10, 100, 1000)")
+    add("--keep", nargs="?", const=FOLDER, type=Path, metavar="DIR", help="make fleet.rst of the results there")
+    add("--pair", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def publish(pair, work):
+    """The update as a web server's folder; and the size of its delta."""
+    master, keys, www = work / "master", work / "keys", work / "www"
+    for version in ("old", "fresh"):
+        tools.dmholey("image", "checkpoint", master, pair / f"{version}.img")
+    tools.dmholey("image", "keys", keys)
+    tools.dmholey("image", "publish", master, "--to", www, "--keys", keys)
+    return keys / "1.root.json", www
+
+
+class Served(tools.Nginx):
+    """nginx, whose log counts headers as well."""
+
+    def __init__(self, job):
+        plain, tools.NGINX = tools.NGINX, tools.NGINX.replace("$body_bytes_sent", "$bytes_sent")
+        try:
+            super().__init__(job)
+        finally:
+            tools.NGINX = plain
+
+
+def at_work(work, www, root, clients, *what):
+    """Bytes and seconds of the server's processor per client."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        job = tools.Job(www, www, Path(folder))
+        job.www.rmdir()
+        job.www.symlink_to(www)
+        with Served(job) as server:
+            arguments = ("--clients", clients, "--work", work / f"clients-{clients}", "--root", root, "--mirror", server.url)
+            run(FLEET, *arguments, *what)
+            sent = server.bytes()
+    return {"bytes": sent / clients, "cpu": server.cpu / clients}
+
+
+def rsync(pair, work):
+    """The same of an rsync daemon: for an update, and for finding out that there is none."""
+    sums = {"bytes": 0, "cpu": 0.0}
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        job = tools.Job(pair / "old.img", pair / "fresh.img", Path(folder))
+        options = ("--inplace", "--compress", "--times", "--stats")
+        with tools.RsyncDaemon(job) as server:
+            for _ in range(RSYNC_CLIENTS):
+                job.lay_old()
+                said = run("rsync", *options, "--ignore-times", server.url, job.out)[1]
+                sums["bytes"] += sum(tools.rsync_bytes(said))
+        update = {"bytes": sums["bytes"] / RSYNC_CLIENTS, "cpu": server.cpu / RSYNC_CLIENTS}
+        sums = 0
+        with tools.RsyncDaemon(job) as server:
+            for _ in range(RSYNC_POLLS):
+                sums += sum(tools.rsync_bytes(run("rsync", *options, server.url, job.out)[1]))
+        poll = {"bytes": sums / RSYNC_POLLS, "cpu": server.cpu / RSYNC_POLLS}
+    return update, poll
+
+
+def measure(options, work):
+    root, www = publish(options.pair, work)
+    found = {"image": (options.pair / "fresh.img").stat().st_size, "static": {}}
+    for clients in options.clients or CLIENTS:
+        update = at_work(work, www, root, clients, "update", "1")
+        poll = at_work(work, www, root, clients, "poll")
+        found["static"][clients] = {"update": update, "poll": poll}
+        tell(f"{clients} clients, static files", update, poll)
+    update, poll = rsync(options.pair, work)
+    found["rsync"] = {"update": update, "poll": poll}
+    tell("rsync daemon", update, poll)
+    return found
+
+
+def tell(who, update, poll):
+    shown = ", ".join(f"{what}: {cost['bytes']:,.0f} bytes, {cost['cpu'] * 1000:.3f} ms" for what, cost in (("update", update), ("poll", poll)))
+    print(f"{who}: {shown}", flush=True)
+
+
+# --- the page ---
+
+
+def cost_row(who, costs):
+    update, poll = costs["update"], costs["poll"]
+    cells = (update["bytes"], update["cpu"] * 1000, poll["bytes"], poll["cpu"] * 1000)
+    return (who, *(chart.number(cell) for cell in cells))
+
+
+def fleet_rows(costs):
+    """What the fleet is for a server: (text, unit, value)."""
+    update, poll = costs["update"], costs["poll"]
+    polls, updates = MANY / POLL_SECONDS, MANY / (ROLL_OUT_HOURS * 3600)
+    return (
+        ("polls a second", polls),
+        ("of one processor, polls, %", 100 * polls * poll["cpu"]),
+        ("Mbit/s, polls", 8e-6 * polls * poll["bytes"]),
+        ("updates a second in a roll-out", updates),
+        ("of one processor, updates, %", 100 * updates * update["cpu"]),
+        ("Mbit/s, updates", 8e-6 * updates * update["bytes"]),
+        ("TB, an update of all", 1e-12 * MANY * update["bytes"]),
+        ("hours of a processor, an update of all", MANY * update["cpu"] / 3600),
+    )
+
+
+def text(found):
+    counts = sorted(found["static"], key=int)
+    body = [cost_row(f"static files, {int(count):,d} clients", found["static"][count]) for count in counts]
+    body.append(cost_row(f"rsync daemon, {RSYNC_CLIENTS} clients", found["rsync"]))
+    header = ("", "Update, bytes", "CPU, ms", "Poll, bytes", "CPU, ms")
+    ours, theirs = fleet_rows(found["static"][counts[-1]]), fleet_rows(found["rsync"])
+    fleet = [(name, chart.number(value), chart.number(other)) for (name, value), (_, other) in zip(ours, theirs)]
+    return PAGE.format(
+        costs=page.list_table(header, body, "36 16 16 16 16"),
+        fleet=page.list_table(("", "static files", "rsync daemon"), fleet, "50 25 25"),
+        size=f"{found['image'] / 2**30:g} GiB",
+        many=f"{MANY:,d}",
+        line="=" * len(f"A fleet of {MANY:,d}"),
+        hours=ROLL_OUT_HOURS,
+        polls=RSYNC_POLLS,
+    )
+
+
+PAGE = """.. SPDX-License-Identifier: GPL-2.0-only
+
+=======
+A fleet
+=======
+
+This page is made by ``scripts/bench-fleet --keep``; the figures are in ``fleet.json`` as well.
+
+What clients cost a server
+==========================
+
+For each client, on average:
+
+{costs}
+
+The update is that of the page about deltas (built afresh): an image of {size}.
+nginx serves what ``dmholey image publish`` has made; the clients are one process (``benches/fleet/holey-fleet.rs``) with 32 of them at work at a
+time, over the loopback interface.
+They are the real client, but for the disk: they verify all that they believe, and throw the delta away.
+A poll is one conditional request; the bytes are those that nginx sends, with HTTP's headers, and without those of TCP and TLS.
+rsync's clients came one after the other, each with a whole image; its bytes are those of both directions, and its poll ({polls} of them) finds an
+image with the size and the time of the server's.
+CPU is that of the server's processes, in the program and in the kernel for it.
+
+A fleet of {many}
+{line}
+
+Each client polls once an hour, at a moment of its own, and an update goes to all of them within {hours} hours.
+Reckoned from the figures above:
+
+{fleet}
+
+Waves
+=====
+
+An update goes out in waves by places: it is published to the place of the first wave (``--to``), and, when that has gone well, the same
+repository to the place of the next one.
+A client belongs to the wave whose place is in its ``mirrors``.
+A version that must not go on is simply not published there; those that have it go back by ``dmholey update rollback``.
+Within a wave the timer spreads the clients over an hour.
+
+Caches
+======
+
+Everything but the timestamp has a name that nothing else ever has, and never changes: a CDN or a proxy may keep it for ever.
+So the origin sends each delta once to each cache, whatever the number of clients; what is left for it are the timestamps that caches ask for.
+With a lifetime of a minute for the timestamp, a cache asks 60 times an hour, however many clients it has.
+An rsync daemon computes for every client, and nothing of it can be cached.
+
+Limits
+======
+
+- One machine is server and clients; what they take from each other changes wall-clock time, and the processor's seconds a little through its
+  caches.
+- TLS is not in it: its handshakes cost a server more than everything here. Clients keep a connection for all requests of an update.
+- The last table is a calculation; nobody has run {many} clients.
+"""
+
+
+def main():
+    options = parse(sys.argv[1:])
+    WORK.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=WORK, prefix="fleet-") as work:
+        found = measure(options, Path(work))
+    (WORK / "fleet.json").write_text(json.dumps(found, indent=1) + "\n")
+    if options.keep:
+        (options.keep / "fleet.json").write_text(json.dumps(found, indent=1) + "\n")
+        (options.keep / "fleet.rst").write_text(text(json.loads(json.dumps(found))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
