@@ -106,9 +106,9 @@ mod tests {
     fn what_is_wrong_with_an_address_is_said() {
         for (text, why) in [
             ("https://a/b", "begins with something else"),
-            ("oci://", "it"),
+            ("oci://", "image:tag: "),
             ("oci://image", "has no registry"),
-            ("oci://registry.example.org/Image", "it"),
+            ("oci://registry.example.org/Image", "image:tag: invalid"),
             (
                 "oci://a.example/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
                 "never changes",

@@ -274,7 +274,8 @@ fn request(
         at += piece.len() as u64;
         step(piece.len() as u64)?;
         // No more than one unit is taken from a place that lies.
-        while let Some(unit) = coming.next_if(|unit| unit.offset.saturating_add(unit.packed) <= at) {
+        while let Some(unit) = coming.next_if(|unit| unit.offset.saturating_add(unit.packed) <= at)
+        {
             if !is_there(unit, file)? {
                 let why = format!("the unit at byte {} is damaged", unit.offset);
                 return Err(Error::broken(name, why));
