@@ -13,10 +13,12 @@
 //! | [`gzip`] | compressed files | the file, made again from its content |
 //! | [`header`] | a store's header and device sizes | the format's arithmetic, written out |
 //! | [`area`] | an area, and steps that change it | a list, after every step, torn write and reload |
+//! | [`listing`] | the manifest of an artifact in a registry, and its address | the same, written again |
 //! | [`store`] | a whole store | loading in the module and reading in the tools, against each other |
 //! | [`message`] | messages of a cluster's nodes | the message, written again; the node that hears it |
 //! | [`program`] | a program of a delta | the lengths of its streams |
 //! | [`record`] | what a target and its agent say | the records, written again; each chunk is asked for once |
+//! | [`tree`] | an archive of a tree, or of a container image | the same, read again; limits |
 //! | [`table`] | a table line | what of it was accepted, written again |
 
 #![forbid(unsafe_code)]
@@ -28,12 +30,14 @@ mod ext4;
 mod gzip;
 mod header;
 mod input;
+mod listing;
 mod message;
 mod program;
 mod record;
 mod sparse;
 mod store;
 mod table;
+mod tree;
 
 pub use area::area;
 pub use catalog::catalog;
@@ -41,26 +45,30 @@ pub use delta::delta;
 pub use ext4::ext4;
 pub use gzip::gzip;
 pub use header::header;
+pub use listing::listing;
 pub use message::message;
 pub use program::program;
 pub use record::record;
 pub use store::store;
 pub use table::table;
+pub use tree::tree;
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and corpora.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("area", area),
     ("catalog", catalog),
     ("delta", delta),
     ("ext4", ext4),
     ("gzip", gzip),
     ("header", header),
+    ("listing", listing),
     ("message", message),
     ("program", program),
     ("record", record),
     ("store", store),
     ("table", table),
+    ("tree", tree),
 ];
