@@ -15,10 +15,16 @@ pub fn listing(data: &[u8]) {
             assert!(digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()));
         }
     }
-    let Some(address) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<Address>().ok()) else {
+    let Some(address) = std::str::from_utf8(data)
+        .ok()
+        .and_then(|text| text.parse::<Address>().ok())
+    else {
         return;
     };
     assert!(address.base().starts_with("http") && address.base().ends_with('/'));
     assert!(!address.base().contains(".."));
-    assert_eq!(address.to_string().parse::<Address>().as_ref(), Ok(&address));
+    assert_eq!(
+        address.to_string().parse::<Address>().as_ref(),
+        Ok(&address)
+    );
 }

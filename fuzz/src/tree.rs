@@ -42,7 +42,12 @@ fn check(tree: &Tree, limits: Limits) {
         assert!(depth <= 512);
         for (name, id) in tree.entries(folder) {
             names += 1;
-            assert!(!name.is_empty() && name.len() <= 255 && !name.contains(&b'/') && !name.contains(&0));
+            assert!(
+                !name.is_empty()
+                    && name.len() <= 255
+                    && !name.contains(&b'/')
+                    && !name.contains(&0)
+            );
             assert!(name != b"." && name != b"..");
             match &tree.get(id).unwrap().kind {
                 Kind::Dir(_) => folders.push((id, depth + 1)),

@@ -60,3 +60,58 @@ t_repository() {
     end_log
     at_points 20 check_repository
 }
+
+# write_until FILE: a file system that is written to, until the file is there
+write_until() {
+    local n
+    for ((n = 0; ; n++)); do
+        [ ! -e "$1" ] || return 0
+        seq $n 20000 >/mnt/file$((n % 7))
+        sync /mnt/file$((n % 7))
+        mv /mnt/file$((n % 7)) /mnt/name$((n % 5))
+    done
+}
+
+# A master is compared while it is mounted and written to: each version is a file system that needs no repair.
+# set: main
+t_live() {
+    local version writer
+    load
+    vol base 65536
+    vol scratch 65536
+    make_origin master base
+    mke2fs -q -t ext4 $D/master
+    mount $D/master /mnt
+    write_until $WORK/stop &
+    writer=$!
+    for version in 1 2 3; do
+        image checkpoint $WORK/live $D/base --live $D/scratch --level 1 --no-delta
+        sleep 1
+    done
+    fails image checkpoint $WORK/live $D/base >/dev/null
+    touch $WORK/stop
+    wait $writer
+    umount /mnt
+    for version in 1 2 3; do
+        image extract $WORK/live $version -o $WORK/extracted --force
+        e2fsck -f -n $WORK/extracted >$WORK/fsck.out 2>&1 || die "version $version is damaged: $(cat $WORK/fsck.out)"
+        ! grep -q 'recovering journal' $WORK/fsck.out || die "version $version was not clean"
+    done
+    # Too little room for what is written meanwhile: nothing is added.
+    remove scratch
+    vol scratch 128
+    mount $D/master /mnt
+    rm $WORK/stop
+    write_until $WORK/stop &
+    writer=$!
+    if image checkpoint $WORK/live $D/base --live $D/scratch --level 1 2>$WORK/said; then
+        equal "$(image list $WORK/live | wc -l)" 5 versions
+    else
+        contains "$(cat $WORK/said)" 'larger one'
+        equal "$(image list $WORK/live | wc -l)" 4 versions
+    fi
+    touch $WORK/stop
+    wait $writer
+    umount /mnt
+    remove master
+}

@@ -14,6 +14,7 @@ pub mod flow;
 pub mod ioctl;
 mod kmsg;
 pub mod merge;
+pub mod moment;
 pub mod node;
 pub mod status;
 pub mod table;

@@ -3,6 +3,11 @@
 //! `dmholey image checkpoint`
 
 use super::DeltaHow;
+use crate::blockdev::BlockDev;
+use crate::dm::ioctl::Dm;
+use crate::dm::moment::Moment;
+use crate::dm::node;
+use crate::dm::DevNum;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::progress::watch;
@@ -27,8 +32,11 @@ use std::time::UNIX_EPOCH;
 pub struct Checkpoint {
     /// Folder of the repository; with the first checkpoint it becomes one
     repository: PathBuf,
-    /// File or block device with the master image, to which nobody may write meanwhile
+    /// File or block device with the master image, to which nobody may write meanwhile, but for --live
     image: PathBuf,
+    /// The image is an origin in use: take a snapshot of it, for which all of this device may be overwritten
+    #[arg(long, value_name = "STORE")]
+    live: Option<PathBuf>,
     /// A remark to be shown with the version
     #[arg(long, value_name = "TEXT", default_value = "")]
     note: String,
@@ -54,7 +62,23 @@ struct Done {
 /// Runs the command.
 pub fn run(args: &Checkpoint, output: Output) -> anyhow::Result<Exit> {
     signals::install()?;
-    let image = Device::open(&args.image, Access::Still)?;
+    let Some(store) = &args.live else {
+        return take(args, &Device::open(&args.image, Access::Still)?, output);
+    };
+    let (origin, device) = BlockDev::open(&args.image)?;
+    drop(device);
+    // Alone: what is on it is lost.
+    let cow = Device::open(store, Access::Write)?;
+    let dm = Dm::open()?;
+    let number = DevNum::from_rdev(cow.rdev());
+    drop(cow);
+    let moment = Moment::take(&dm, &node::DevMapper, origin.number, origin.sectors, number)?;
+    let taken = take(args, &Device::open(&moment.path(), Access::Still)?, output);
+    // The reason behind an error that reading has met.
+    taken.or_else(|error| moment.check().map_err(Into::into).and(Err(error)))
+}
+
+fn take(args: &Checkpoint, image: &Device, output: Output) -> anyhow::Result<Exit> {
     let mut repository = Repository::create(&args.repository)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let options = Options {
@@ -63,7 +87,7 @@ pub fn run(args: &Checkpoint, output: Output) -> anyhow::Result<Exit> {
         delta: (!args.no_delta).then(|| args.delta.options()),
         same: args.same,
     };
-    let done = match checkpoint(&mut repository, &image, &options, &watch(output))? {
+    let done = match checkpoint(&mut repository, image, &options, &watch(output))? {
         Taken::New(version, delta) => Done {
             new: true,
             version,

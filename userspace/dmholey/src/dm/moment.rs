@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! An origin in use, as it was at one moment.
+
+use super::flow;
+use super::table::target_of;
+use super::table::Family;
+use super::table::Overlay;
+use super::table::Role;
+use super::table::Table;
+use super::DevNum;
+use super::Error;
+use super::Kernel;
+use super::Nodes;
+use super::Result;
+use holey_core::table::Features;
+use holey_core::table::StoreKind;
+use rustix::mm::MlockAllFlags;
+use std::path::PathBuf;
+
+/// What is appended to the origin device's name.
+const SUFFIX: &str = "-moment";
+/// Sectors of a chunk: 4 KiB, as images are compared.
+const CHUNK: u32 = 8;
+
+/// A snapshot that is removed when this goes. What it keeps is lost then: its store is of the kind N.
+pub struct Moment<'a> {
+    kernel: &'a dyn Kernel,
+    nodes: &'a dyn Nodes,
+    name: String,
+    number: DevNum,
+}
+
+impl<'a> Moment<'a> {
+    /// Takes a snapshot of `origin`, of `sectors` sectors, over the device `cow`, all of which may be overwritten. The
+    /// file system above is whole in it: it is frozen meanwhile.
+    pub fn take(
+        kernel: &'a dyn Kernel,
+        nodes: &'a dyn Nodes,
+        origin: DevNum,
+        sectors: u64,
+        cow: DevNum,
+    ) -> Result<Self> {
+        let (device, family) = writers(kernel, origin)?;
+        let name = format!("{device}{SUFFIX}");
+        let table = Table {
+            role: Role::Snapshot,
+            family,
+            len: sectors,
+            origin: origin.to_string(),
+            overlay: Some(Overlay {
+                cow: cow.to_string(),
+                store: StoreKind::Transient,
+                chunk: CHUNK,
+                features: Features::default(),
+            }),
+        };
+        // The program itself may be on the file system that is frozen: from here on, none of it has to be read.
+        lock_memory(&device)?;
+        let number = kernel.create(&name)?;
+        // It goes again, whatever happens.
+        let moment = Self {
+            kernel,
+            nodes,
+            name,
+            number,
+        };
+        kernel.load(&moment.name, &table.line())?;
+        kernel.suspend(&device, false)?;
+        // Nobody waits for udev, which may be on that file system as well.
+        let taken = kernel.wake(&moment.name);
+        // Whatever happened, writers go on.
+        kernel.wake(&device)?;
+        taken?;
+        Ok(moment)
+    }
+
+    /// Where it can be read: the kernel's own node, which is there at once.
+    pub fn path(&self) -> PathBuf {
+        format!("/dev/dm-{}", self.number.minor).into()
+    }
+
+    /// Fails if it is not what it was any more: the store was too small for what was written to the origin meanwhile.
+    pub fn check(&self) -> Result<()> {
+        let lines = self.kernel.status(&self.name)?;
+        let valid = |params: &str| {
+            params
+                .split('/')
+                .next()
+                .is_some_and(|word| word.parse::<u64>().is_ok())
+        };
+        if lines.iter().all(|line| valid(&line.params)) {
+            return Ok(());
+        }
+        Err(Error::Wrong {
+            device: self.name.clone(),
+            why: "its store has become full while it was read; give it a larger one".to_owned(),
+        })
+    }
+}
+
+impl Drop for Moment<'_> {
+    fn drop(&mut self) {
+        // One that stays shows in `dmholey status`, and is in the way of the next.
+        let _ = flow::remove(self.kernel, self.nodes, &self.name, false);
+    }
+}
+
+fn lock_memory(device: &str) -> Result<()> {
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    rustix::mm::mlockall(all).map_err(|errno| Error::Wrong {
+        device: device.to_owned(),
+        why: format!("memory cannot be locked, without which it is not suspended: {errno}"),
+    })
+}
+
+/// The device by which an origin is written to.
+fn writers(kernel: &dyn Kernel, origin: DevNum) -> Result<(String, Family)> {
+    for (name, _) in kernel.devices()? {
+        let lines = match kernel.table(&name) {
+            Err(Error::NoDevice(_)) => continue,
+            other => other?,
+        };
+        let found = lines.iter().find_map(|line| {
+            let (role, family) = target_of(&line.target)?;
+            let first: DevNum = line.params.split_ascii_whitespace().next()?.parse().ok()?;
+            (role == Role::Origin && first == origin).then_some(family)
+        });
+        if let Some(family) = found {
+            return Ok((name, family));
+        }
+    }
+    Err(Error::Wrong {
+        device: origin.to_string(),
+        why: "is not written to by an origin device; 'dmholey create origin' makes one".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::Fake;
+    use super::*;
+
+    const ORIGIN: DevNum = DevNum { major: 8, minor: 1 };
+    const COW: DevNum = DevNum { major: 8, minor: 2 };
+
+    fn steps(fake: &Fake) -> Vec<String> {
+        let log = fake.log.borrow();
+        let steps = log.iter().filter(|step| !step.starts_with("table "));
+        steps.cloned().collect()
+    }
+
+    #[test]
+    fn a_moment_is_taken_and_goes() {
+        let fake = Fake::new().with("data", "holey-origin", "8:1");
+        let moment = Moment::take(&fake, &fake, ORIGIN, 2048, COW).unwrap();
+        let table = fake.devices.borrow()["data-moment"].clone().unwrap();
+        assert_eq!(
+            (table.target.as_str(), table.params.as_str()),
+            ("holey-snapshot", "8:1 8:2 N 8")
+        );
+        drop(moment);
+        assert_eq!(
+            steps(&fake),
+            [
+                "create data-moment",
+                "load data-moment",
+                "suspend data",
+                "wake data-moment",
+                "wake data",
+                "remove data-moment",
+                "no-node data-moment",
+            ]
+        );
+    }
+
+    #[test]
+    fn whatever_fails_writers_go_on() {
+        for failing in ["create", "load", "suspend"] {
+            let mut fake = Fake::new().with("data", "holey-origin", "8:1");
+            fake.failing.push(failing);
+            assert!(Moment::take(&fake, &fake, ORIGIN, 2048, COW).is_err());
+            assert!(fake.suspended.borrow().is_empty());
+            assert_eq!(fake.devices.borrow().len(), 1, "{failing}");
+        }
+    }
+
+    #[test]
+    fn without_an_origin_device_nothing_happens() {
+        let fake = Fake::new().with("snap", "holey-snapshot", "8:1 8:2 P 8");
+        let error = Moment::take(&fake, &fake, ORIGIN, 2048, COW).err().unwrap();
+        assert!(error.to_string().contains("create origin"));
+        assert!(steps(&fake).is_empty());
+    }
+}
