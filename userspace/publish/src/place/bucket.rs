@@ -80,7 +80,9 @@ impl Bucket {
 
     fn fail(&self, action: &'static str, file: &str, source: object_store::Error) -> Error {
         let object = format!("{}/{file}", self.name);
-        dmholey_cow::Error::io(action, object, io::Error::other(source)).into()
+        // Its text ends with those of its causes.
+        let source = io::Error::other(source.to_string());
+        dmholey_cow::Error::io(action, object, source).into()
     }
 }
 
