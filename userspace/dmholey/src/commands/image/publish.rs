@@ -43,7 +43,7 @@ pub struct Refresh {
 /// Where something is published, and for how long that is good.
 #[derive(Debug, Args)]
 struct To {
-    /// A folder that a web server serves, s3://BUCKET[/PREFIX], or oci://REGISTRY/NAME[:TAG]
+    /// A folder that a web server serves, `s3://BUCKET/PREFIX`, or `oci://REGISTRY/NAME:TAG`
     #[arg(long, value_name = "PLACE")]
     to: String,
     /// Folder of the keys
