@@ -30,26 +30,22 @@ DEMO_IMAGES=$HOLEY_CACHE/demo-$(key "$HOLEY_SUITE" "$DEMO_IMAGE_SIZE" "$DEMO_PAC
 DEMO_THIRD=$HOLEY_CACHE/demo-third-$(key "$DEMO_IMAGES" "${DEMO_THIRD_PACKAGES[*]}")
 
 # Make v1 and v2 unless they are there.
-ensure_images() {
-    [ -d "$DEMO_IMAGES" ] && return 0
-    lock demo
-    if [ ! -d "$DEMO_IMAGES" ]; then
-        scratch "${DEMO_IMAGES##*/}"
-        make_images "$HOLEY_SCRATCH"
-        keep_as "$DEMO_IMAGES"
-    fi
-    unlock demo
-}
+ensure_images() { ensure_made "$DEMO_IMAGES" make_images; }
 
 # The same for v3, which only some need.
 ensure_third() {
     ensure_images
-    [ -d "$DEMO_THIRD" ] && return 0
+    ensure_made "$DEMO_THIRD" make_third
+}
+
+# ensure_made FOLDER FUNCTION: unless the folder is there, the function makes what is to be in it
+ensure_made() {
+    [ -d "$1" ] && return 0
     lock demo
-    if [ ! -d "$DEMO_THIRD" ]; then
-        scratch "${DEMO_THIRD##*/}"
-        make_third "$HOLEY_SCRATCH"
-        keep_as "$DEMO_THIRD"
+    if [ ! -d "$1" ]; then
+        scratch "${1##*/}"
+        "$2" "$HOLEY_SCRATCH"
+        keep_as "$1"
     fi
     unlock demo
 }

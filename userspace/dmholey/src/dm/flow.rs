@@ -217,20 +217,20 @@ pub fn reports(kernel: &dyn Kernel, names: &[String]) -> Result<Vec<Report>> {
     Ok(found)
 }
 
-/// The devices of our targets whose origin is `origin`.
-pub fn users_of(kernel: &dyn Kernel, origin: DevNum) -> Result<Vec<(String, Family)>> {
+/// The devices of our targets whose origin is `origin`, with what they are for and whose target each is.
+pub fn users_of(kernel: &dyn Kernel, origin: DevNum) -> Result<Vec<(String, Role, Family)>> {
     let mut users = Vec::new();
     for (name, _) in kernel.devices()? {
         let lines = match kernel.table(&name) {
             Err(Error::NoDevice(_)) => continue,
             other => other?,
         };
-        let family = lines.iter().find_map(|line| {
-            let (_, family) = table::target_of(&line.target)?;
+        let target = lines.iter().find_map(|line| {
+            let target = table::target_of(&line.target)?;
             let first: DevNum = line.params.split_ascii_whitespace().next()?.parse().ok()?;
-            (first == origin).then_some(family)
+            (first == origin).then_some(target)
         });
-        users.extend(family.map(|family| (name, family)));
+        users.extend(target.map(|(role, family)| (name, role, family)));
     }
     Ok(users)
 }
@@ -322,7 +322,7 @@ mod tests {
         let users: Vec<String> = users_of(&kernel, origin)
             .unwrap()
             .into_iter()
-            .map(|(name, _)| name)
+            .map(|(name, _, _)| name)
             .collect();
         assert_eq!(users, ["b", "c"]);
     }

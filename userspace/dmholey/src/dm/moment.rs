@@ -3,7 +3,7 @@
 //! An origin in use, as it was at one moment.
 
 use super::flow;
-use super::table::target_of;
+use super::status::State;
 use super::table::Family;
 use super::table::Overlay;
 use super::table::Role;
@@ -83,13 +83,9 @@ impl<'a> Moment<'a> {
     /// Fails if it is not what it was any more: the store was too small for what was written to the origin meanwhile.
     pub fn check(&self) -> Result<()> {
         let lines = self.kernel.status(&self.name)?;
-        let valid = |params: &str| {
-            params
-                .split('/')
-                .next()
-                .is_some_and(|word| word.parse::<u64>().is_ok())
-        };
-        if lines.iter().all(|line| valid(&line.params)) {
+        let states = lines.iter().map(|line| flow::state_of(&self.name, line));
+        let states: Vec<State> = states.collect::<Result<_>>()?;
+        if states.iter().all(|state| matches!(state, State::Ok(_))) {
             return Ok(());
         }
         Err(Error::Wrong {
@@ -116,21 +112,12 @@ fn lock_memory(device: &str) -> Result<()> {
 
 /// The device by which an origin is written to.
 fn writers(kernel: &dyn Kernel, origin: DevNum) -> Result<(String, Family)> {
-    for (name, _) in kernel.devices()? {
-        let lines = match kernel.table(&name) {
-            Err(Error::NoDevice(_)) => continue,
-            other => other?,
-        };
-        let found = lines.iter().find_map(|line| {
-            let (role, family) = target_of(&line.target)?;
-            let first: DevNum = line.params.split_ascii_whitespace().next()?.parse().ok()?;
-            (role == Role::Origin && first == origin).then_some(family)
-        });
-        if let Some(family) = found {
-            return Ok((name, family));
-        }
-    }
-    Err(Error::Wrong {
+    let users = flow::users_of(kernel, origin)?;
+    let mut writers = users
+        .into_iter()
+        .filter(|(_, role, _)| *role == Role::Origin);
+    let found = writers.next().map(|(name, _, family)| (name, family));
+    found.ok_or_else(|| Error::Wrong {
         device: origin.to_string(),
         why: "is not written to by an origin device; 'dmholey create origin' makes one".to_owned(),
     })

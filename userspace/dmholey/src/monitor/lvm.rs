@@ -107,7 +107,7 @@ pub fn extend(
         return run(start(&mut command)?);
     }
     let mut held = Held::new(kernel);
-    for (name, _) in flow::users_of(kernel, origin)? {
+    for (name, _, _) in flow::users_of(kernel, origin)? {
         // The snapshot comes last: what waits in it is on its way from the origin, too.
         if name != snapshot {
             held.add(&name)?;
