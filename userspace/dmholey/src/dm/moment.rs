@@ -71,6 +71,8 @@ impl<'a> Moment<'a> {
         let taken = kernel.wake(&moment.name);
         // Whatever happened, writers go on.
         kernel.wake(&device)?;
+        // What is done with it takes memory that need not stay; that it does would be no reason to fail.
+        let _ = rustix::mm::munlockall();
         taken?;
         Ok(moment)
     }
