@@ -15,6 +15,7 @@
 //! | [`area`] | an area, and steps that change it | a list, after every step, torn write and reload |
 //! | [`listing`] | the manifest of an artifact in a registry, and its address | the same, written again |
 //! | [`store`] | a whole store | loading in the module and reading in the tools, against each other |
+//! | [`summary`] | the summary of a list | its bounds; the same, written again |
 //! | [`message`] | messages of a cluster's nodes | the message, written again; the node that hears it |
 //! | [`program`] | a program of a delta | the lengths of its streams |
 //! | [`record`] | what a target and its agent say | the records, written again; each chunk is asked for once |
@@ -36,6 +37,7 @@ mod program;
 mod record;
 mod sparse;
 mod store;
+mod summary;
 mod table;
 mod tree;
 
@@ -50,6 +52,7 @@ pub use message::message;
 pub use program::program;
 pub use record::record;
 pub use store::store;
+pub use summary::summary;
 pub use table::table;
 pub use tree::tree;
 
@@ -57,7 +60,7 @@ pub use tree::tree;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and corpora.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("area", area),
     ("catalog", catalog),
     ("delta", delta),
@@ -69,6 +72,7 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("program", program),
     ("record", record),
     ("store", store),
+    ("summary", summary),
     ("table", table),
     ("tree", tree),
 ];

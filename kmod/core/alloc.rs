@@ -63,6 +63,14 @@ impl<H: DerefMut<Target = [u64]>> Allocator<H> {
         }
     }
 
+    /// Takes over what a summary and the entries behind it tell: `listed` entries, all of them below
+    /// `next_free`. Holes are not looked for: that takes the whole list.
+    pub fn resume(&mut self, listed: u64, next_free: u64) {
+        self.next_free = self.layout.skip_metadata(next_free);
+        self.in_use = listed;
+        self.hole_count = 0;
+    }
+
     /// How many chunks up to `highest` can hold data.
     fn data_chunks_up_to(&self, highest: u64) -> u64 {
         let areas = highest.saturating_sub(1) / (self.layout.entries() + 1);

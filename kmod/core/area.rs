@@ -148,6 +148,11 @@ impl<B: DerefMut<Target = [u8]>> AreaImage<B> {
         self.next_zeroed = true;
     }
 
+    /// Something else is to be written where the next area is.
+    pub fn next_is_not_zeroed(&mut self) {
+        self.next_zeroed = false;
+    }
+
     /// Whether the next area still has to be zeroed.
     pub fn wants_next_zeroed(&self) -> bool {
         !self.next_zeroed

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The persistent exception store, version 1: the on-disk format of the kernel's dm-snapshot.
+//! The persistent exception store, version 1: the on-disk format of the kernel's dm-snapshot. Version
+//! 2 is the same with a [summary](super::summary) of its list.
 //!
 //! A COW device is a row of chunks, numbered from 0:
 //!
@@ -24,8 +25,11 @@ use core::fmt;
 pub const SECTOR_SIZE: u64 = 512;
 /// First `u32` of a persistent store: the bytes `SnAp`.
 pub const MAGIC: u32 = 0x7041_6e53;
-/// The one version of the format.
+/// The version of the format, as the kernel's dm-snapshot has it.
 pub const VERSION: u32 = 1;
+/// The version of a store whose list has a [summary](super::summary): all that version 1 has is where
+/// it is there.
+pub const VERSION_WITH_SUMMARY: u32 = 2;
 /// Bytes of the header that mean something; the rest of its chunk is zero.
 pub const HEADER_LEN: usize = 16;
 /// Bytes of one entry of an area.
@@ -48,7 +52,7 @@ pub enum FormatError {
     HeaderTooShort(usize),
     /// The first word is neither zero nor [`MAGIC`].
     Magic(u32),
-    /// A version other than [`VERSION`].
+    /// A version other than [`VERSION`] and [`VERSION_WITH_SUMMARY`].
     Version(u32),
     /// The valid word is neither 0 nor 1.
     ValidFlag(u32),
@@ -80,7 +84,10 @@ impl fmt::Display for FormatError {
                 f,
                 "magic {magic:#010x} is not that of a COW store ({MAGIC:#010x}); zero its first 4 KiB to make a new one"
             ),
-            Self::Version(version) => write!(f, "COW store version {version} is not {VERSION}"),
+            Self::Version(version) => write!(
+                f,
+                "COW store version {version} is neither {VERSION} nor {VERSION_WITH_SUMMARY}"
+            ),
             Self::ValidFlag(flag) => write!(f, "valid flag {flag} is neither 0 nor 1"),
             Self::CowTooLarge(chunks) => write!(f, "{chunks} COW chunks are more than {MAX_COW_CHUNKS}; use larger chunks"),
             Self::CowTooSmall(chunks) => write!(f, "a COW device of {chunks} chunks has no room for data; at least 3 are needed"),
@@ -174,7 +181,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads a header from the start of a COW device. `None` is a fresh device: magic 0.
+    /// Reads a header from the start of a COW device, whether or not its list has a summary. `None`
+    /// is a fresh device: magic 0.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, FormatError> {
         let short = FormatError::HeaderTooShort(bytes.len());
         let word = |at: usize| -> Result<u32, FormatError> {
@@ -187,7 +195,7 @@ impl Header {
             MAGIC => {}
             other => return Err(FormatError::Magic(other)),
         }
-        if version != VERSION {
+        if version != VERSION && version != VERSION_WITH_SUMMARY {
             return Err(FormatError::Version(version));
         }
         if valid > 1 {
@@ -199,7 +207,8 @@ impl Header {
         }))
     }
 
-    /// The sixteen bytes that stand at the start of the COW device.
+    /// The sixteen bytes that stand at the start of the COW device, of version 1: a store of which
+    /// they are written has no summary, or has none any more.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
         let words = [MAGIC, u32::from(self.valid), VERSION, self.chunk.sectors()];

@@ -8,6 +8,7 @@
 //! | [`index`] | which chunks live in the COW device, and where |
 //! | [`alloc`] | which COW chunk is used next |
 //! | [`area`] | what the next metadata write holds |
+//! | [`summary`] | how a list is found again without reading all of it |
 //! | [`table`] | what a table line asks for |
 //! | [`pending`] | which exceptions are being made, and who waits for them |
 //! | [`epoch`] | when every reader that could see the old state is gone |
@@ -24,6 +25,7 @@ pub mod agent;
 pub mod alloc;
 pub mod area;
 pub mod buffer;
+pub mod checksum;
 pub mod epoch;
 pub mod format;
 pub mod gather;
@@ -32,4 +34,5 @@ pub mod merge;
 pub mod pending;
 pub mod sort;
 pub mod stable;
+pub mod summary;
 pub mod table;

@@ -2,7 +2,7 @@
 
 //! What a table line asks for.
 //!
-//! The grammar is that of the stock targets, with one more feature:
+//! The grammar is that of the stock targets, with two more features:
 //!
 //! ```text
 //! snapshot-origin <origin>
@@ -12,7 +12,7 @@
 //! holey-writer    <volume> <chunk sectors>                     [<#words> <feature>...]
 //!
 //! <store>   P (persistent), PO (persistent, a full store stays readable), N (transient)
-//! <feature> discard_zeroes_cow | discard_passdown_origin | queue_if_no_space [<seconds>]
+//! <feature> discard_zeroes_cow | discard_passdown_origin | queue_if_no_space [<seconds>] | summary
 //!           of a writer: write_back [<MiB>]
 //! ```
 
@@ -21,7 +21,7 @@ use super::format::FormatError;
 use core::fmt;
 
 /// Most words that features take.
-const MOST_FEATURE_WORDS: usize = 4;
+const MOST_FEATURE_WORDS: usize = 5;
 /// The largest write-back buffer, in MiB.
 pub const MOST_WRITE_BACK: u32 = 256;
 
@@ -67,6 +67,9 @@ pub struct Features {
     pub discard_passdown_origin: bool,
     /// Those who find the store full wait until it has been extended.
     pub queue_if_no_space: Option<Patience>,
+    /// The list has a [summary](super::summary), so that it need not be read when the snapshot is
+    /// activated. Means nothing to a merge.
+    pub summary: bool,
 }
 
 /// How long those who find the store full wait.
@@ -107,6 +110,8 @@ pub enum TableError {
     WriterFeature,
     /// `discard_passdown_origin` without `discard_zeroes_cow`.
     PassdownAlone,
+    /// `summary` where there is no list.
+    SummaryAlone,
     /// The store is neither P nor N.
     Store,
     /// The letter after P is not O.
@@ -131,12 +136,13 @@ impl fmt::Display for TableError {
                 "the number of feature words must be from 0 to {MOST_FEATURE_WORDS} and no more than follow it"
             ),
             Self::FeatureUnknown => f.write_str(
-                "unknown feature; there are discard_zeroes_cow, discard_passdown_origin and queue_if_no_space [SECONDS]",
+                "unknown feature; there are discard_zeroes_cow, discard_passdown_origin, queue_if_no_space [SECONDS] and summary",
             ),
             Self::WriterFeature => write!(
                 f,
                 "unknown feature; there is write_back [MIB], with a buffer of 1 to {MOST_WRITE_BACK} MiB"
             ),
+            Self::SummaryAlone => f.write_str("summary needs store P or PO of a snapshot: only these have a list on the COW device"),
             Self::PassdownAlone => f.write_str("discard_passdown_origin needs discard_zeroes_cow"),
             Self::Store => f.write_str("the exception store must be P or PO (persistent) or N (transient)"),
             Self::StoreOption => f.write_str("the only option of store P is O, as in PO"),
@@ -180,6 +186,9 @@ impl StoreLine {
             0 => None,
             sectors => Some(ChunkSize::new(sectors).map_err(TableError::Chunk)?),
         };
+        if features.summary && kind == StoreKind::Transient {
+            return Err(TableError::SummaryAlone);
+        }
         Ok(Self {
             kind,
             chunk,
@@ -272,6 +281,7 @@ impl StoreLine {
     pub fn copier_chunk(&self) -> Result<ChunkSize, TableError> {
         match (self.kind, self.chunk) {
             _ if self.features.discard_passdown_origin => Err(TableError::CopierPassdown),
+            _ if self.features.summary => Err(TableError::SummaryAlone),
             (StoreKind::Persistent, Some(chunk)) => Ok(chunk),
             _ => Err(TableError::CopierStore),
         }
@@ -307,6 +317,8 @@ impl Features {
                 features.discard_zeroes_cow = true;
             } else if word.eq_ignore_ascii_case(b"discard_passdown_origin") {
                 features.discard_passdown_origin = true;
+            } else if word.eq_ignore_ascii_case(b"summary") {
+                features.summary = true;
             } else if word.eq_ignore_ascii_case(b"queue_if_no_space") {
                 let seconds = words.next_if(|word| number(word).is_some());
                 features.queue_if_no_space = Some(match seconds.and_then(number) {
@@ -331,6 +343,7 @@ impl Features {
                 Some(Patience::Endless) => 1,
                 Some(Patience::Seconds(_)) => 2,
             }
+            + usize::from(self.summary)
     }
 }
 
@@ -347,10 +360,14 @@ impl fmt::Display for Features {
             f.write_str(" discard_passdown_origin")?;
         }
         match self.queue_if_no_space {
-            None => Ok(()),
-            Some(Patience::Endless) => f.write_str(" queue_if_no_space"),
-            Some(Patience::Seconds(seconds)) => write!(f, " queue_if_no_space {seconds}"),
+            None => {}
+            Some(Patience::Endless) => f.write_str(" queue_if_no_space")?,
+            Some(Patience::Seconds(seconds)) => write!(f, " queue_if_no_space {seconds}")?,
         }
+        if self.summary {
+            f.write_str(" summary")?;
+        }
+        Ok(())
     }
 }
 
@@ -426,6 +443,10 @@ mod tests {
             Err(TableError::Chunk(FormatError::ChunkSize(0)))
         );
         assert_eq!(parse("a b P 8").unwrap().copier_chunk(), Ok(chunk));
+        assert_eq!(
+            parse("a b P 8 1 summary").unwrap().copier_chunk(),
+            Err(TableError::SummaryAlone)
+        );
         let passdown = parse("a b P 8 2 discard_zeroes_cow discard_passdown_origin");
         assert_eq!(
             passdown.unwrap().copier_chunk(),
@@ -448,6 +469,8 @@ mod tests {
             " 1 queue_if_no_space",
             " 2 queue_if_no_space 30",
             " 4 discard_zeroes_cow discard_passdown_origin queue_if_no_space 0",
+            " 1 summary",
+            " 5 discard_zeroes_cow discard_passdown_origin queue_if_no_space 7 summary",
         ] {
             let line = parse(&format!("a b P 8{features}")).unwrap();
             assert_eq!(format!("{}", line.features), features);
@@ -474,7 +497,8 @@ mod tests {
             ("a b P eight", TableError::ChunkNumber),
             ("a b P -8", TableError::ChunkNumber),
             ("a b P 12", TableError::Chunk(FormatError::ChunkSize(12))),
-            ("a b P 8 5 a b c d e", TableError::FeatureCount),
+            ("a b P 8 6 a b c d e f", TableError::FeatureCount),
+            ("a b N 8 1 summary", TableError::SummaryAlone),
             ("a b P 8 -1", TableError::FeatureCount),
             ("a b P 8 1", TableError::FeatureCount),
             ("a b P 8 2 discard_zeroes_cow", TableError::FeatureCount),

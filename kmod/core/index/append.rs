@@ -20,7 +20,8 @@ pub struct Inserter<'a, D> {
 
 impl<D: Directory> Inserter<'_, D> {
     /// Maps the chunks of a run, none of which is mapped.
-    #[inline]
+    // As a function of its own it makes reading a list longer by a sixteenth.
+    #[inline(always)]
     pub fn insert_run(&mut self, run: Run) -> Result<(), IndexError> {
         if let Some(tail) = self.tail.as_mut().filter(|tail| tail.takes(run)) {
             self.index.append(self.writer, tail, run);

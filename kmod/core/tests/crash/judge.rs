@@ -16,6 +16,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::State;
 use crate::store;
 use crate::store::Found;
+use crate::summary;
 use crate::view::Standing;
 use crate::view::View;
 use holey_core::format::Exception;
@@ -125,6 +126,11 @@ impl Judge {
         }
         self.judge_list(&case, cow)?;
         self.judge_view(&case, &media[0], cow)?;
+        match summary::judge(cow, machine.host.len(0), &self.list, state.unsure) {
+            Ok(true) => self.count(Rule::C12),
+            Ok(false) => {}
+            Err(what) => return Err(Violation::new(Rule::C12, what)),
+        }
         self.count_checks(&case);
         Ok(())
     }

@@ -105,7 +105,7 @@ impl Machine {
                 let disks = host.disks.borrow();
                 let origin = disks[0].content();
                 let cow = disks[disk].content();
-                Loaded::load(cow, origin.len()).map(|loaded| {
+                Loaded::load(cow, origin.len(), random.one_in(2)).map(|loaded| {
                     let shown = || View::new(show(origin, cow, *chunk, &loaded.list));
                     let view = views[disk].take().unwrap_or_else(shown);
                     (loaded, view)
@@ -118,6 +118,8 @@ impl Machine {
             let (snapshot, area) = Snapshot::new(&host, disk, loaded, view, slots);
             snapshot.state.borrow_mut().may_overflow = plan.may_overflow;
             if plan.merging == Some(disk) {
+                // It forgets the summary by itself.
+                snapshot.state.borrow_mut().making_room = false;
                 merging = Some((snapshot, area));
             } else {
                 host.spawn(snapshot::work(host.clone(), snapshot.clone(), area));
@@ -173,7 +175,9 @@ impl Machine {
     /// Timers go off, and the administrator looks after a failed merge.
     pub(crate) fn poke(&self) {
         for snapshot in self.snapshots.iter() {
-            snapshot.state.borrow_mut().linger_over = true;
+            let mut state = snapshot.state.borrow_mut();
+            state.linger_over = true;
+            state.summarise = true;
         }
         if let Some(merge) = self.merge.as_ref().filter(|merge| merge.failed.get()) {
             merge.start(&self.host);

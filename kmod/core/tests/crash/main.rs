@@ -25,6 +25,7 @@ mod scenarios;
 mod snapshot;
 mod snapshot_io;
 mod store;
+mod summary;
 mod view;
 
 use cuts::Cuts;
@@ -103,7 +104,7 @@ fn copy_on_write() {
     use Rule::*;
     run(
         Scenario::CopyOnWrite,
-        &[C2, C3, C4, C5, C6, C7, C8, C9, C10],
+        &[C2, C3, C4, C5, C6, C7, C8, C9, C10, C12],
     );
 }
 
@@ -111,7 +112,7 @@ fn copy_on_write() {
 #[test]
 fn copy_on_write_with_errors() {
     use Rule::*;
-    run(Scenario::CopyOnWriteWithErrors, &[C8, C9, C10, C11]);
+    run(Scenario::CopyOnWriteWithErrors, &[C8, C9, C10, C11, C12]);
 }
 
 /// A merge that is cut off again and again, while the device and a snapshot are written to.
@@ -137,6 +138,7 @@ fn find(fault: Fault, rules: &[Rule]) -> Option<(Scenario, u64, Violation)> {
         [Rule::C1] => Scenario::Making,
         [Rule::C9 | Rule::C11] => Scenario::CopyOnWriteWithErrors,
         [Rule::M8] => Scenario::MergeWithErrors,
+        [.., Rule::M4] if rules.contains(&Rule::C12) => Scenario::Merge,
         rules if rules.iter().all(|rule| *rule >= Rule::M1) => Scenario::Merge,
         _ => Scenario::CopyOnWrite,
     };

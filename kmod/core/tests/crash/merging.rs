@@ -166,6 +166,9 @@ impl Merge {
         area: &mut Area,
         underway: &mut Option<Plan>,
     ) -> Result<bool, Failed> {
+        if !host.has(Fault::SummaryKeptByMerge) {
+            self.overlay.forget_summary(host).await?;
+        }
         self.overlay.scrub(host, &mut area.image).await?;
         self.clean.set(true);
         let unlisted = {

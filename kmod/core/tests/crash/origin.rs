@@ -126,7 +126,7 @@ impl Snapshot {
             return;
         }
         let cow_chunks = (host.len(self.disk) / self.sectors()) as u64;
-        let Some(run) = state.alloc.take(copy.chunks, cow_chunks) else {
+        let Some(run) = state.alloc.take(copy.chunks, cow_chunks.min(state.limit)) else {
             return;
         };
         if run.len < copy.chunks {

@@ -48,6 +48,8 @@ rules! {
     C10,
     /// A failed request ends in an error or an invalid store, never in silent loss.
     C11,
+    /// A summary that the header points at, and the list behind it, tell what the list tells.
+    C12,
     /// An entry is off the list only when the origin holds its chunk durably.
     M1,
     /// A write to a chunk that may still be listed after a cut is not in the origin alone.
@@ -161,6 +163,23 @@ faults! {
     LoadedFromCache => [C3, C6, M4],
     /// Space is handed out from the number of entries, as if there were no holes.
     HolesNotCounted => [C10],
+    /// The header that points at a summary is written without a flush before it.
+    SummaryNotFlushed => [C12],
+    /// The header points at a summary that names what is not listed yet.
+    SummaryBeforeCommit => [C12],
+    /// What was listed while a summary was made counts as in it.
+    SummaryCountedLate => [C12],
+    /// Chunks are handed out where a summary is.
+    SummaryRoomHandedOut => [C2, C8, C10, C12],
+    /// An area that was zeroed ahead is taken to be so when a summary is there.
+    NextAreaUnderSummary => [C4, C5],
+    /// A summary is written over the one that the header points at.
+    SummaryOverTheOther => [C12],
+    /// The header that does without a summary is not durable when its room is handed out, or the list
+    /// is cut off.
+    SummaryForgottenVolatile => [C12, M4],
+    /// A merge leaves the header as it is.
+    SummaryKeptByMerge => [C12, M4],
     /// A copy that has failed counts as done.
     FailedCopyIgnored => [C11],
     /// An area write that has failed counts as done.

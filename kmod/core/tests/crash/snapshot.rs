@@ -25,6 +25,7 @@ use holey_core::index::Run;
 use holey_core::pending;
 use holey_core::pending::Pending;
 use holey_core::pending::Slot;
+use holey_core::summary::Summary;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -75,6 +76,20 @@ pub(crate) struct State {
     pub(crate) overflowed: bool,
     /// The header could not be written: the store must not be activated again.
     pub(crate) lost: bool,
+    /// The summary that the header points at.
+    pub(crate) live: Option<Summary>,
+    /// The header may point at one.
+    pub(crate) summarised: bool,
+    /// Nobody knows at which, and whether all of it is there: a header has failed.
+    pub(crate) unsure: bool,
+    /// The first COW chunk that is not handed out.
+    pub(crate) limit: u64,
+    /// A summary is to be made.
+    pub(crate) summarise: bool,
+    /// One is being made.
+    pub(crate) summarising: bool,
+    /// It is to go, as its room is needed.
+    pub(crate) making_room: bool,
 }
 
 /// A snapshot, or a merging device.
@@ -115,9 +130,12 @@ impl Snapshot {
                 1 + listed as u64,
                 &UsedMap::new(&mut vec![u64::MAX; 64]),
             );
+        } else if let Some(known) = &loaded.known {
+            alloc.resume(listed as u64, known.next_free);
         } else {
             alloc.restore(listed as u64, loaded.highest, &used);
         }
+        let start = loaded.summary.and_then(|summary| summary.start());
         let area = Area {
             image: loaded.image,
             spill: AreaImage::new(layout, vec![0; layout.chunk().bytes()]),
@@ -139,6 +157,14 @@ impl Snapshot {
             may_overflow: false,
             overflowed: false,
             lost: false,
+            live: loaded.known.as_ref().map(|known| known.summary),
+            summarised: loaded.summary.is_some(),
+            unsure: loaded.damaged,
+            limit: start.map_or(u64::MAX, |start| layout.chunk().chunk_of(start)),
+            summarise: false,
+            summarising: false,
+            // One that is not wanted goes at once.
+            making_room: loaded.summary.is_some() && loaded.known.is_none(),
         };
         let snapshot = Rc::new(Self {
             disk,
@@ -168,7 +194,10 @@ impl Snapshot {
     /// Whether no exception is being made or waits for its commit.
     pub(crate) fn is_settled(&self) -> bool {
         let state = self.state.borrow();
-        state.condition != Condition::Invalidating && state.pending.is_empty()
+        state.condition != Condition::Invalidating
+            && state.pending.is_empty()
+            && !state.summarising
+            && (!state.making_room || state.condition == Condition::Invalid)
     }
 
     /// Gives the store up.
@@ -209,7 +238,11 @@ impl Snapshot {
             return Begin::NoSlot;
         }
         let chunks = (host.len(self.disk) / self.sectors()) as u64;
-        let Some(taken) = state.alloc.take(len, chunks) else {
+        let Some(taken) = state.alloc.take(len, chunks.min(state.limit)) else {
+            if state.limit != u64::MAX {
+                state.making_room = true;
+                return Begin::NoSlot;
+            }
             return Begin::NoSpace;
         };
         let run = Run {
@@ -226,6 +259,12 @@ impl Snapshot {
         Begin::Run(run)
     }
 
+    /// Whether a summary is to be made, and there is nothing else to do.
+    fn is_to_summarise(&self) -> bool {
+        let state = self.state.borrow();
+        state.summarise && !state.hurry && state.pending.ready_len() == 0
+    }
+
     fn has_work(&self) -> bool {
         let state = self.state.borrow();
         match state.condition {
@@ -233,7 +272,10 @@ impl Snapshot {
                 let ready = state.pending.ready_len();
                 let asked =
                     state.hurry || state.linger_over || state.wanted > state.pending.durable();
-                ready >= MANY_READY || ready != 0 && asked
+                ready >= MANY_READY
+                    || ready != 0 && asked
+                    || state.making_room
+                    || state.summarise && !state.hurry
             }
             Condition::Invalidating => true,
             Condition::Invalid => false,
@@ -283,8 +325,9 @@ impl Snapshot {
         if !image.wants_next_zeroed() {
             return Ok(());
         }
-        let at = self.layout.area_chunk(image.area() + 1) as usize * self.sectors();
-        if at + self.sectors() > host.len(self.disk) {
+        let chunk = self.layout.area_chunk(image.area() + 1);
+        let at = chunk as usize * self.sectors();
+        if at + self.sectors() > host.len(self.disk) || chunk >= self.state.borrow().limit {
             return Ok(());
         }
         if !host.has(Fault::NextAreaNotZeroed) {
@@ -318,7 +361,11 @@ impl Snapshot {
 
     /// Writes what is ready. When it returns, that is durable and nobody reads its chunks from the
     /// origin.
-    async fn write_commit(&self, host: &Rc<Host>, area: &mut Area) -> Result<(), Failed> {
+    pub(crate) async fn write_commit(
+        &self,
+        host: &Rc<Host>,
+        area: &mut Area,
+    ) -> Result<(), Failed> {
         let Area {
             image,
             spill,
@@ -401,7 +448,7 @@ impl Snapshot {
     }
 
     /// Lets those go on who waited for the commit.
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let state = &mut *self.state.borrow_mut();
         while state.pending.settle().is_some() {}
         state.durable = state.listed.len();
@@ -451,7 +498,7 @@ impl Snapshot {
         if full {
             state.wanted = state.pending.issued();
         }
-        full
+        full || state.making_room
     }
 
     /// Asks for all that is ready now, and waits until it is durable.
@@ -489,6 +536,10 @@ pub(crate) async fn work(host: Rc<Host>, snapshot: Rc<Snapshot>, mut area: Area)
         host.until(|| snapshot.has_work()).await;
         if snapshot.condition() == Condition::Invalidating {
             snapshot.declare_invalid(&host).await;
+        } else if snapshot.state.borrow().making_room {
+            snapshot.make_room(&host).await;
+        } else if snapshot.is_to_summarise() {
+            snapshot.summarise(&host, &mut area).await;
         } else if snapshot.write_commit(&host, &mut area).await.is_ok() {
             snapshot.settle();
         } else {

@@ -144,7 +144,9 @@ impl Snapshot {
                 if self.state.borrow().overflowed {
                     return true;
                 }
-                let full = self.state.borrow().pending.room() == 0;
+                let state = self.state.borrow();
+                let full = state.pending.room() == 0 || state.making_room;
+                drop(state);
                 self.condition() != Condition::Valid
                     || !self.is_filling(chunk) && !full
                     || self.state.borrow().map.find(chunk).is_some()

@@ -9,6 +9,8 @@ use crate::disk::SECTOR;
 use crate::host::Host;
 use crate::random::Random;
 use crate::rules::Fault;
+use crate::summary;
+use crate::summary::Known;
 use holey_core::area::AreaImage;
 use holey_core::format::Bounds;
 use holey_core::format::ChunkSize;
@@ -24,6 +26,7 @@ use holey_core::index::IndexWriter;
 use holey_core::index::Node;
 use holey_core::index::Run;
 use holey_core::index::SEGMENT_NODES;
+use holey_core::summary::Summary;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
@@ -95,7 +98,7 @@ pub(crate) fn read(
     match (word(0), word(4), word(8), word(12)) {
         (0, ..) => return Ok(Found::Fresh),
         (0x7041_6e53, 0, 1, _) => return Ok(Found::Invalid),
-        (0x7041_6e53, 1, 1, size) if size as usize == chunk => {}
+        (0x7041_6e53, 1, 1 | 2, size) if size as usize == chunk => {}
         other => return Err(format!("a header of {other:x?}")),
     }
     for area in 0.. {
@@ -157,6 +160,11 @@ impl Map {
         self.index.lookup(chunk).unwrap()
     }
 
+    /// The first run at or behind a chunk.
+    pub(crate) fn next_run(&self, chunk: u64) -> Option<Run> {
+        self.index.next_run(chunk).unwrap()
+    }
+
     /// Where a chunk lives in the COW device, if it does.
     pub(crate) fn find(&self, chunk: u64) -> Option<u64> {
         match self.lookup(chunk) {
@@ -195,11 +203,36 @@ pub(crate) struct Loaded {
     pub(crate) image: AreaImage<Vec<u8>>,
     pub(crate) used: Vec<u64>,
     pub(crate) highest: u64,
+    /// What the summary tells, if the list was not read.
+    pub(crate) known: Option<Known>,
+    /// The header points at a summary.
+    pub(crate) summary: Option<Summary>,
+    /// It is damaged.
+    pub(crate) damaged: bool,
 }
 
 impl Loaded {
-    /// Loads a store as an overlay does. `None` if it was invalidated.
-    pub(crate) fn load(cow: &[Sector], origin_sectors: usize) -> Option<Self> {
+    /// Loads a store as an overlay does, `whole` or by its summary. `None` if it was invalidated.
+    pub(crate) fn load(cow: &[Sector], origin_sectors: usize, whole: bool) -> Option<Self> {
+        let mut loaded = Self::load_whole(cow, origin_sectors)?;
+        loaded.summary = Summary::parse(&cow[0].bytes()).expect("a header is one sector");
+        let known = summary::read(cow, origin_sectors);
+        loaded.damaged = known.is_err();
+        if let Some(known) = known.ok().flatten().filter(|_| !whole) {
+            // What is in the index is what the summary tells.
+            loaded.map = Map::new();
+            let mut told = known.summarised.clone();
+            told.extend(&known.behind);
+            told.sort();
+            told.dedup();
+            told.into_iter()
+                .for_each(|entry| loaded.map.insert(entry.into()));
+            loaded.known = Some(known);
+        }
+        Some(loaded)
+    }
+
+    fn load_whole(cow: &[Sector], origin_sectors: usize) -> Option<Self> {
         let header = Header::parse(&cow[0].bytes()).unwrap().expect("a store");
         if !header.valid {
             return None;
@@ -237,12 +270,15 @@ impl Loaded {
             image,
             used,
             highest,
+            known: None,
+            summary: None,
+            damaged: false,
         })
     }
 }
 
 /// The bytes of an area.
-fn area_bytes(cow: &[Sector], layout: Layout, area: u64) -> Vec<u8> {
+pub(crate) fn area_bytes(cow: &[Sector], layout: Layout, area: u64) -> Vec<u8> {
     let chunk = layout.chunk().sectors() as usize;
     let at = layout.area_chunk(area) as usize * chunk;
     bytes_of(&cow[at..at + chunk])

@@ -102,6 +102,10 @@ struct FeatureArgs {
         value_parser = parse_patience
     )]
     queue_if_no_space: Option<Patience>,
+    /// Keep a summary of the list of exceptions in the store, so that activating it takes no longer
+    /// when there are many; dm-snapshot cannot use the store until it is activated without this
+    #[arg(long)]
+    summary: bool,
 }
 
 impl FeatureArgs {
@@ -110,6 +114,7 @@ impl FeatureArgs {
             discard_zeroes_cow: self.discard_zeroes_cow,
             discard_passdown_origin: self.discard_passdown_origin,
             queue_if_no_space: self.queue_if_no_space,
+            summary: self.summary,
         }
     }
 }
