@@ -28,6 +28,8 @@ use crate::overlay::State;
 use crate::overlay::Waiters;
 use crate::snapshot_io::run_of;
 use crate::store;
+use crate::summary;
+use crate::summary::Summaries;
 use core::mem;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -46,6 +48,10 @@ const STARVE_POLL_MS: i64 = 250;
 /// The next thing to do.
 enum Chore {
     Finish(Bios),
+    ReadAsked,
+    MakeRoom,
+    ReadOn,
+    Summarise,
     Send(Bios),
     Invalidate,
     Dismiss(Bios, Failure),
@@ -64,13 +70,13 @@ impl WorkItem for Copier {
             return;
         };
         // After a handover the worker of the source may still be at it.
-        let _worker = overlay.worker.lock();
+        let mut summaries = overlay.worker.lock();
         loop {
             let chore = next_chore(&mut overlay.state.lock());
             let Some(chore) = chore else {
                 break;
             };
-            let go_on = without_io(|| attend(&this, overlay, chore));
+            let go_on = without_io(|| attend(&this, overlay, &mut summaries, chore));
             overlay.changed.wake();
             if !go_on {
                 break;
@@ -80,15 +86,25 @@ impl WorkItem for Copier {
 }
 
 /// Does one thing. False if the rest is for another copier.
-fn attend(this: &Arc<Copier>, overlay: &Overlay, chore: Chore) -> bool {
+fn attend(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut Summaries, chore: Chore) -> bool {
     match chore {
+        Chore::ReadAsked => summary::read_asked(this, overlay, summaries),
+        Chore::MakeRoom => summary::make_room(this, overlay, summaries),
+        Chore::ReadOn => {
+            summary::read_on(this, overlay, summaries);
+            return !this.is_retired();
+        }
+        Chore::Summarise => {
+            summary::make_some(this, overlay, summaries);
+            return !this.is_retired();
+        }
         Chore::Finish(bios) => finish(this, overlay, bios),
         Chore::Send(bios) => send(bios),
         Chore::Invalidate => declare_invalid(this, overlay),
         Chore::Dismiss(bios, failure) => dismiss(bios, failure),
         Chore::Retry(waiters, writable) => retry(this, overlay, waiters, writable),
         Chore::Gather => return gather(this, overlay),
-        Chore::Commit => commit(this, overlay),
+        Chore::Commit => commit(this, overlay, summaries),
         Chore::Starve => return starve(this, overlay),
         Chore::Linger => return linger(this, overlay),
     }
@@ -101,6 +117,12 @@ fn next_chore(state: &mut State) -> Option<Chore> {
     }
     if !state.send.is_empty() {
         return Some(Chore::Send(mem::take(&mut state.send)));
+    }
+    if state.asked {
+        return Some(Chore::ReadAsked);
+    }
+    if state.making_room {
+        return Some(Chore::MakeRoom);
     }
     if state.condition == Condition::Invalidating {
         return Some(Chore::Invalidate);
@@ -128,8 +150,13 @@ fn next_chore(state: &mut State) -> Option<Chore> {
         } else {
             Chore::Gather
         }
+    } else if state.is_to_read_on() {
+        Chore::ReadOn
     } else if state.starving.is_some() {
         Chore::Starve
+    } else if state.is_to_summarise() {
+        state.summarising = true;
+        Chore::Summarise
     } else {
         Chore::Linger
     })
@@ -294,7 +321,8 @@ fn declare_invalid(this: &Arc<Copier>, overlay: &Overlay) {
     this.table.raise_event();
 }
 
-fn commit(this: &Arc<Copier>, overlay: &Overlay) {
+/// Writes what is ready, and lets those go on who waited for it. Sleeps.
+pub(crate) fn commit(this: &Arc<Copier>, overlay: &Overlay, summaries: &Summaries) {
     let mut area = overlay.area.lock();
     let start = Instant::<Monotonic>::now();
     match write_commit(this, overlay, &mut area) {
@@ -302,7 +330,11 @@ fn commit(this: &Arc<Copier>, overlay: &Overlay) {
             if !overlay.is_unlisted() {
                 overlay.note_area(area.image.area());
             }
+            let listed = area.image.listed();
             drop(area);
+            if this.line().features.summary && overlay.is_whole() && summaries.is_due(listed) {
+                overlay.state.lock().summarise = true;
+            }
             let took = start.elapsed().as_micros_ceil();
             let hold = settle(this, overlay, took.try_into().unwrap_or(0));
             if hold != 0 {

@@ -34,6 +34,7 @@ use crate::overlay::Starving;
 use crate::overlay::State;
 use crate::parameters;
 use crate::snapshot_io::ZeroTask;
+use crate::summary;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering;
 use kernel::impl_has_work;
@@ -232,6 +233,12 @@ impl Copier {
     /// Takes part in the origin's set from now on.
     pub(crate) fn activate(this: &Arc<Self>) {
         this.active.store(true, Ordering::Release);
+        if let Some(overlay) = this.overlay() {
+            // After a handover from a table that has asked for one.
+            if overlay.is_summarised() && !this.line.features.summary {
+                overlay.state.lock().making_room = true;
+            }
+        }
         Self::kick(this);
     }
 
@@ -276,6 +283,16 @@ impl Copier {
         });
     }
 
+    /// Says whether the device is suspended: then nothing is written that nobody waits for. Sleeps
+    /// until that is so.
+    pub(crate) fn pause(this: &Arc<Self>, paused: bool) {
+        if let Some(overlay) = this.overlay().filter(|_| !this.is_retired()) {
+            overlay.state.lock().paused = paused;
+            let changed = &overlay.changed;
+            changed.wait_until(|| !paused || !overlay.state.lock().summarising);
+        }
+    }
+
     /// Sleeps until no exception is being made or committed, and nobody waits for one. The caller
     /// has seen to it that no more are begun.
     pub(crate) fn settle(this: &Arc<Self>) {
@@ -289,6 +306,8 @@ impl Copier {
             state.pending.is_empty()
                 && state.blocked.origin.is_empty()
                 && state.blocked.writes.is_empty()
+                && state.unread.origin.is_empty()
+                && state.unread.writes.is_empty()
                 && state.starving.is_none()
                 && state.condition != Condition::Invalidating
         });
@@ -297,11 +316,16 @@ impl Copier {
 
     /// Ends all that goes on, before the last reference is dropped.
     pub(crate) fn shut_down(this: &Arc<Self>) {
-        if !this.is_retired() {
+        let is_ours = !this.is_retired();
+        if let Some(overlay) = this.overlay().filter(|_| is_ours) {
+            overlay.state.lock().closing = true;
             Self::settle(this);
         }
         this.jobs.wait_idle();
         this.queue.drain();
+        if is_ours {
+            summary::close(this);
+        }
     }
 
     /// Whether `sectors` sectors of the origin may be overwritten, as far as a look without a lock
@@ -325,6 +349,11 @@ impl Copier {
             Condition::Valid => {}
             Condition::Invalidating => return Standing::Unstable(first),
             Condition::Invalid => return Standing::Stable,
+        }
+        if let Some(chunk) = overlay.first_unread(first, last) {
+            overlay.ask(&mut state, first, last);
+            Self::kick(self);
+            return Standing::NoSlot(chunk);
         }
         let mut unstable = None;
         let mut chunk = first;
@@ -360,7 +389,7 @@ impl Copier {
         if need == Need::Stable {
             // The one who asks waits for one copier only; the others are to commit meanwhile.
             let before = state.wanted;
-            state.ask_to_settle(chunk);
+            overlay.ask_to_settle(&mut state, chunk);
             if state.wanted > before {
                 Self::kick(self);
             }
@@ -380,7 +409,7 @@ impl Copier {
             return;
         }
         let mut state = overlay.state.lock();
-        if state.condition != Condition::Valid {
+        if state.condition != Condition::Valid || !overlay.has_read(first, last) {
             return;
         }
         let missing = |state: &mut State, chunk| {
@@ -415,10 +444,12 @@ impl Copier {
             return Some(bio);
         };
         let mut state = overlay.state.lock();
-        if !state.ask_to_settle(chunk) {
+        let unread = !overlay.has_read(chunk, chunk);
+        if !overlay.ask_to_settle(&mut state, chunk) {
             return Some(bio);
         }
         match state.pending.find(chunk) {
+            _ if unread => state.unread.origin.push(bio),
             Some(slot) => slot.waiters.origin.push(bio),
             None => state.blocked.origin.push(bio),
         }
@@ -454,8 +485,8 @@ impl Copier {
         overlay.changed.wait_until(|| {
             let mut state = overlay.state.lock();
             let before = state.wanted;
-            let wait = state.ask_to_settle(chunk);
-            let raised = state.wanted > before;
+            let wait = overlay.ask_to_settle(&mut state, chunk);
+            let raised = state.wanted > before || state.asked;
             drop(state);
             if raised {
                 // The worker may be asleep, waiting for company.
@@ -545,7 +576,9 @@ impl Copier {
     /// There is no COW chunk for a write, to the origin or to the snapshot: it waits for one, or
     /// the store is given up.
     pub(crate) fn out_of_space(&self, overlay: &Overlay, state: &mut State, by_origin: bool) {
-        if state.overflowed || self.patience().is_none() {
+        if overlay.limit() != u64::MAX {
+            state.making_room = true;
+        } else if state.overflowed || self.patience().is_none() {
             self.give_up_full(overlay, state, by_origin);
         } else if state.starving.is_none() {
             state.starving = Some(Starving {
@@ -622,9 +655,10 @@ impl Copier {
         Some((overlay, size.chunk_of(start), size.chunk_of(end - 1)))
     }
 
-    /// Whole chunks on the COW device, which may grow.
+    /// Whole chunks on the COW device, which may grow, that can be used.
     pub(crate) fn cow_chunks(&self, overlay: &Overlay) -> u64 {
-        overlay.chunk().chunks_within(self.cow_device.sectors())
+        let chunks = overlay.chunk().chunks_within(self.cow_device.sectors());
+        chunks.min(overlay.limit())
     }
 }
 

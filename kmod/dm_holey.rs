@@ -37,6 +37,7 @@ mod remote;
 mod snapshot;
 mod snapshot_io;
 mod store;
+mod summary;
 mod write_back;
 mod writer;
 

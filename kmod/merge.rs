@@ -71,6 +71,7 @@ use crate::snapshot;
 use crate::snapshot::failed;
 use crate::snapshot::Line;
 use crate::store;
+use crate::store::Reading;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
@@ -168,7 +169,8 @@ impl Target for MergeTarget {
             Some(_) => None,
             None => {
                 let sectors = setup.sectors();
-                let opened = store::open(&io, &line.origin, &line.cow, sectors, line.store);
+                let (origin, cow) = (&line.origin, &line.cow);
+                let opened = store::open(&io, origin, cow, sectors, line.store, Reading::Whole);
                 Some(opened.map_err(|error| error.report(&line.cow))?)
             }
         };
@@ -362,6 +364,7 @@ impl Merge {
     fn take_over(&self, source: &Arc<Copier>) {
         self.origin.retire(source);
         Copier::settle(source);
+        Copier::read_all(source);
         if let Some(overlay) = source.overlay() {
             self.overlay.populate(overlay.clone());
         }

@@ -34,6 +34,7 @@ use crate::overlay::Overlay;
 use crate::overlay::Role;
 use crate::parameters;
 use crate::store;
+use crate::summary;
 use core::mem;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -86,6 +87,7 @@ impl Merge {
     /// nobody has to wait for that. False if the list is empty. Sleeps.
     fn merge_window(self: &Arc<Self>, overlay: &Overlay, progress: &mut Progress) -> Result<bool> {
         let mut area = overlay.area.lock();
+        summary::forget(&self.io, &self.cow_device, overlay, &mut area)?;
         // What a torn write has left behind the end of the list would be taken up by stock.
         store::scrub(&self.io, &self.cow_device, overlay, &mut area.image)?;
         if let Some((start, entries)) = self.unlisted() {

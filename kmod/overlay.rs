@@ -29,6 +29,7 @@ use crate::dm::BioList;
 use crate::dm::Failure;
 use crate::dm::IoBuffer;
 use crate::dm::IrqLock;
+use crate::dm::OnceBox;
 use crate::dm::WaitQueue;
 use crate::holey_core::alloc::Allocator;
 use crate::holey_core::area::AreaImage;
@@ -47,6 +48,8 @@ use crate::holey_core::pending::Pending;
 use crate::holey_core::pending::State as Progress;
 use crate::origin_set::OutletId;
 use crate::parameters;
+use crate::summary::Pages;
+use crate::summary::Summaries;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicUsize;
@@ -168,12 +171,43 @@ pub(crate) struct State {
     pub(crate) send: Bios,
     /// The target is going away or being suspended.
     pub(crate) hurry: bool,
+    /// The target is going away: nothing more is read ahead.
+    pub(crate) closing: bool,
+    /// Wait until the list has been read as far as it is about them: bios of the snapshot (as
+    /// writes), and of the origin.
+    pub(crate) unread: Waiters,
+    /// Somebody does.
+    pub(crate) asked: bool,
+    /// A part of the list has not been read.
+    pub(crate) is_unread: bool,
+    /// The list is to be summarised.
+    pub(crate) summarise: bool,
+    /// A part of that is being done.
+    pub(crate) summarising: bool,
+    /// The snapshot's device is suspended: nothing is written that nobody waits for.
+    pub(crate) paused: bool,
+    /// The summary is to go, and those who need a chunk wait for that.
+    pub(crate) making_room: bool,
 }
 
 impl State {
     /// Whether the worker has something to do, now or after a while.
     pub(crate) fn has_work(&self) -> bool {
-        self.has_urgent_work() || self.pending.ready_len() != 0 || self.starving.is_some()
+        self.has_urgent_work()
+            || self.pending.ready_len() != 0
+            || self.starving.is_some()
+            || self.is_to_read_on()
+            || self.is_to_summarise()
+    }
+
+    /// Whether what has not been read is to be read, if there is nothing else to do.
+    pub(crate) fn is_to_read_on(&self) -> bool {
+        self.is_unread && !self.closing
+    }
+
+    /// Whether the list is to be summarised, if there is nothing else to do.
+    pub(crate) fn is_to_summarise(&self) -> bool {
+        self.summarise && self.condition == Condition::Valid && !self.closing && !self.paused
     }
 
     /// Whether the worker has something to do at once.
@@ -181,6 +215,8 @@ impl State {
         let blocked = !self.blocked.writes.is_empty() || !self.blocked.origin.is_empty();
         !self.late.is_empty()
             || !self.send.is_empty()
+            || self.asked
+            || self.making_room
             || self.condition == Condition::Invalidating
             || self.is_to_be_told()
             || self.can_dismiss()
@@ -245,7 +281,7 @@ impl State {
     pub(crate) fn can_unblock(&self) -> bool {
         match self.condition {
             Condition::Valid => {
-                self.starving.is_none() && self.room() != 0
+                self.starving.is_none() && !self.making_room && self.room() != 0
                     || self.overflowed && !self.blocked.writes.is_empty()
             }
             Condition::Invalidating => false,
@@ -260,7 +296,7 @@ impl State {
     }
 
     /// Marks a chunk as wanted by somebody who waits for it. False if there is nothing to wait for.
-    pub(crate) fn ask_to_settle(&mut self, chunk: u64) -> bool {
+    fn ask_to_settle(&mut self, chunk: u64) -> bool {
         match self.condition {
             Condition::Valid => {}
             Condition::Invalidating => return true,
@@ -279,7 +315,7 @@ impl State {
         if full {
             self.wanted = self.pending.issued();
         }
-        full || self.starving.is_some()
+        full || self.starving.is_some() || self.making_room
     }
 
     /// Puts a bio behind all that is ready now.
@@ -317,7 +353,7 @@ pub(crate) struct Overlay {
     pub(crate) state: IrqLock<State>,
     /// Held by the worker that attends to the overlay.
     #[pin]
-    pub(crate) worker: Mutex<()>,
+    pub(crate) worker: Mutex<Summaries>,
     #[pin]
     pub(crate) area: Mutex<Area>,
     #[pin]
@@ -330,6 +366,15 @@ pub(crate) struct Overlay {
     unlisted: AtomicBool,
     /// Chunks up to the end of the last metadata area that is in use.
     metadata: AtomicU64,
+    /// The list's summary, if it was not read all at once.
+    pub(crate) pages: OnceBox<Pages>,
+    whole: AtomicBool,
+    /// The first COW chunk that is not handed out. Changed under the lock.
+    limit: AtomicU64,
+    /// The header may point at a summary.
+    summarised: AtomicBool,
+    /// Nobody knows at which.
+    unsure: AtomicBool,
 }
 
 impl Overlay {
@@ -356,6 +401,14 @@ impl Overlay {
             late: Bios::default(),
             send: Bios::default(),
             hurry: false,
+            closing: false,
+            unread: Waiters::default(),
+            asked: false,
+            is_unread: false,
+            summarise: false,
+            summarising: false,
+            paused: false,
+            making_room: false,
         };
         let area = Area {
             image: AreaImage::new(layout, IoBuffer::new(area_bytes)?),
@@ -370,7 +423,7 @@ impl Overlay {
                 called <- new_wait_queue!(c"holey_called"),
                 changed <- new_wait_queue!(c"holey_overlay"),
                 state <- new_irq_lock!(state, c"holey_overlay"),
-                worker <- new_mutex!((), "holey_worker"),
+                worker <- new_mutex!(Summaries::default(), "holey_worker"),
                 area <- new_mutex!(area, "holey_area"),
                 growing <- new_mutex!((), "holey_growing"),
                 young: AtomicUsize::new(0),
@@ -379,6 +432,11 @@ impl Overlay {
                 few_nodes: AtomicBool::new(true),
                 unlisted: AtomicBool::new(layout.is_transient()),
                 metadata: AtomicU64::new(layout.first_data()),
+                pages: OnceBox::new(),
+                whole: AtomicBool::new(true),
+                limit: AtomicU64::new(u64::MAX),
+                summarised: AtomicBool::new(false),
+                unsure: AtomicBool::new(false),
             }? Error),
             GFP_KERNEL,
         )?;
@@ -400,6 +458,73 @@ impl Overlay {
     /// The chunk size.
     pub(crate) fn chunk(&self) -> ChunkSize {
         self.layout.chunk()
+    }
+
+    /// Whether all of the list has been read.
+    #[inline]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Acquire)
+    }
+
+    /// From now on the list is read when it is asked for. Called before anybody asks.
+    pub(crate) fn read_later(&self, pages: KVBox<Pages>) {
+        self.pages.set(pages);
+        self.state.lock().is_unread = true;
+        self.whole.store(false, Ordering::Release);
+    }
+
+    /// All of the list has been read.
+    pub(crate) fn set_whole(&self) {
+        self.whole.store(true, Ordering::Release);
+        self.state.lock().is_unread = false;
+        self.changed.wake();
+    }
+
+    /// Makes the worker read what the list says of the chunks `first..=last`. The caller kicks it.
+    pub(crate) fn ask(&self, state: &mut State, first: u64, last: u64) {
+        if let Some(pages) = self.pages.get() {
+            pages.ask(first, last);
+            state.asked = true;
+        }
+    }
+
+    /// Marks a chunk as wanted by somebody who waits for it. False if there is nothing to wait for.
+    pub(crate) fn ask_to_settle(&self, state: &mut State, chunk: u64) -> bool {
+        if state.condition == Condition::Valid && !self.has_read(chunk, chunk) {
+            self.ask(state, chunk, chunk);
+            return true;
+        }
+        state.ask_to_settle(chunk)
+    }
+
+    /// The first COW chunk that is not to be handed out.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Says which that is. Called under the lock.
+    pub(crate) fn set_limit(&self, chunk: u64) {
+        self.limit.store(chunk, Ordering::Relaxed);
+    }
+
+    /// Whether the header may point at a summary.
+    pub(crate) fn is_summarised(&self) -> bool {
+        self.summarised.load(Ordering::Acquire)
+    }
+
+    /// Says whether it may.
+    pub(crate) fn set_summarised(&self, summarised: bool) {
+        self.summarised.store(summarised, Ordering::Release);
+    }
+
+    /// Whether a header is on its way, or has failed, so that nobody knows at which summary it points.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.unsure.load(Ordering::Acquire)
+    }
+
+    /// Says whether it is so.
+    pub(crate) fn set_unsure(&self, unsure: bool) {
+        self.unsure.store(unsure, Ordering::Release);
     }
 
     /// An allocator for an empty store.

@@ -34,6 +34,7 @@ use crate::overlay::Condition;
 use crate::overlay::Overlay;
 use crate::overlay::Tag;
 use crate::store;
+use crate::store::Reading;
 use core::fmt::Write;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering;
@@ -188,7 +189,11 @@ impl<const REMOTE: bool> Target for Snapshot<REMOTE> {
                     Some(chunk) => store::make_unlisted(origin, cow, sectors, chunk),
                     None => {
                         let io = IoClient::new().map_err(failed)?;
-                        store::open(&io, origin, cow, sectors, line.store)
+                        let reading = match line.store.features.summary {
+                            true => Reading::Later,
+                            false => Reading::Whole,
+                        };
+                        store::open(&io, origin, cow, sectors, line.store, reading)
                     }
                 };
                 Some(opened.map_err(|error| error.report(&line.cow))?)
@@ -243,6 +248,7 @@ impl<const REMOTE: bool> Target for Snapshot<REMOTE> {
 
     fn postsuspend(&self) {
         Copier::commit_all(&self.copier);
+        Copier::pause(&self.copier, true);
         self.copier.set_suspended(true);
     }
 
@@ -271,6 +277,7 @@ impl<const REMOTE: bool> Target for Snapshot<REMOTE> {
             }
         }
         copier.set_suspended(false);
+        Copier::pause(copier, false);
         copier.leave(None);
         Copier::activate(copier);
     }

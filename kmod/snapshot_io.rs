@@ -77,6 +77,8 @@ impl Copier {
             Self::map_flush(this, overlay, bio)
         } else if bio.is_write() && !overlay.is_writable() {
             bio.kill()
+        } else if !overlay.is_whole() && !this.has_read(overlay, &bio) {
+            Self::map_later(this, overlay, bio)
         } else if bio.is_discard() {
             Self::map_discard(this, overlay, bio)
         } else if bio.is_write() {
@@ -84,6 +86,34 @@ impl Copier {
         } else {
             this.map_read(overlay, bio)
         }
+    }
+
+    /// Whether it is known where the chunks are that a bio touches.
+    #[cold]
+    fn has_read(&self, overlay: &Overlay, bio: &NewBio<Tag>) -> bool {
+        let size = overlay.chunk();
+        let last = bio
+            .sector()
+            .saturating_add(u64::from(bio.sectors()).max(1) - 1);
+        let (first, last) = (size.chunk_of(bio.sector()), size.chunk_of(last));
+        overlay.has_read(first, last)
+    }
+
+    /// Keeps a bio until it is known where its first chunk is.
+    #[cold]
+    fn map_later(this: &Arc<Self>, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
+        let size = overlay.chunk();
+        if bio.is_discard() && bio.copy_number() != 0 {
+            // That one does not ask.
+            return Self::map_discard(this, overlay, bio);
+        }
+        if !bio.is_discard() {
+            bio.shorten(u64::from(size.sectors()) - size.offset_of(bio.sector()));
+        }
+        let chunk = size.chunk_of(bio.sector());
+        let (bio, held) = bio.hold();
+        Self::await_page(this, overlay, chunk, bio);
+        held
     }
 
     fn map_read(&self, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
@@ -158,12 +188,17 @@ impl Copier {
             tag.epoch = overlay.readers.enter().to_raw();
             return bio.remap(this.origin_device(), sector);
         }
-        let size = overlay.chunk();
-        let found = overlay.lookup(size.chunk_of(sector));
         let (bio, held) = bio.hold();
+        Self::discard(this, overlay, bio);
+        held
+    }
+
+    /// Zeroes what a discard names, within one chunk, if it is in the COW device.
+    pub(crate) fn discard(this: &Arc<Self>, overlay: &Overlay, bio: Bio) {
+        let (size, sector) = (overlay.chunk(), bio.sector());
+        let found = overlay.lookup(size.chunk_of(sector));
         let Some(Extent::Mapped { cow, .. }) = found else {
-            bio.end_ok();
-            return held;
+            return bio.end_ok();
         };
         let offset = size.offset_of(sector);
         let most = u64::from(size.sectors()) - offset;
@@ -175,7 +210,6 @@ impl Copier {
             _pass: this.enter(),
         };
         this.origin.copies().zero(this.zeroings.take(task));
-        held
     }
 
     fn map_write(this: &Arc<Self>, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {

@@ -26,11 +26,17 @@ use crate::holey_core::merge::Runs;
 use crate::holey_core::merge::Window;
 use crate::holey_core::sort::places_for;
 use crate::holey_core::sort::sort_by_origin;
+use crate::holey_core::summary::PageBounds;
+use crate::holey_core::summary::Summary;
+use crate::holey_core::summary::SummaryError;
 use crate::holey_core::table::StoreKind;
 use crate::holey_core::table::StoreLine;
 use crate::overlay::Area;
 use crate::overlay::Condition;
 use crate::overlay::Overlay;
+use crate::summary;
+use crate::summary::Pages;
+use crate::summary::SummaryOrError;
 use core::mem;
 use kernel::alloc::AllocError;
 use kernel::prelude::*;
@@ -116,6 +122,15 @@ impl StoreError {
     }
 }
 
+/// How much of a list is needed at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// All of it. A summary goes.
+    Whole,
+    /// As little as there may be.
+    Later,
+}
+
 /// Opens the store that a table line asks for. `origin_sectors` is the length of the origin.
 /// Sleeps.
 pub(crate) fn open(
@@ -124,10 +139,11 @@ pub(crate) fn open(
     cow: &Device,
     origin_sectors: u64,
     line: StoreLine,
+    reading: Reading,
 ) -> Result<Arc<Overlay>, StoreError> {
     match (line.kind, line.chunk) {
         (StoreKind::Transient, Some(chunk)) => open_transient(origin, cow, origin_sectors, chunk),
-        (_, chunk) => open_persistent(io, origin, cow, origin_sectors, chunk),
+        (_, chunk) => open_persistent(io, origin, cow, origin_sectors, chunk, reading),
     }
 }
 
@@ -229,8 +245,9 @@ fn open_persistent(
     cow: &Device,
     origin_sectors: u64,
     chunk: Option<ChunkSize>,
+    reading: Reading,
 ) -> Result<Arc<Overlay>, StoreError> {
-    let header = read_header(io, cow)?;
+    let (header, summary) = read_header(io, cow)?;
     let size = match (header, chunk) {
         (Some(header), Some(chunk)) if header.chunk != chunk => {
             pr_warn!(
@@ -261,13 +278,133 @@ fn open_persistent(
             // What is loaded counts as durable, but after a reset of the machine, or when a program
             // has just written it, part of it may only be in the disk's cache.
             cow.flush()?;
-            load(io, cow, &overlay, bounds)?;
+            let summary = summary.transpose();
+            overlay.set_summarised(summary.is_some());
+            let opened = match summary {
+                Some(summary) if reading == Reading::Later => {
+                    let opened = summary
+                        .map_err(SummaryOrError::from)
+                        .and_then(|summary| open_summary(io, cow, &overlay, bounds, summary));
+                    if let Err(SummaryOrError::Other(error)) = &opened {
+                        if *error == ENOMEM {
+                            return Err(StoreError::Memory);
+                        }
+                    }
+                    opened.inspect_err(|error| error.report(cow)).is_ok()
+                }
+                _ => false,
+            };
+            if !opened {
+                load(io, cow, &overlay, bounds)?;
+                summary::forget_unread(io, cow, &overlay, summary.and_then(Result::ok));
+            }
         }
     }
     Ok(overlay)
 }
 
-fn read_header(io: &IoClient, cow: &Device) -> Result<Option<Header>, StoreError> {
+/// Takes over what a summary and the list behind it tell. What the summary tells is not in the index
+/// yet. Changes nothing if it fails, but for want of memory.
+fn open_summary(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    bounds: Bounds,
+    summary: Summary,
+) -> Result<(), SummaryOrError> {
+    let layout = overlay.layout;
+    summary.check(layout, bounds, cow.sectors())?;
+    let start = summary.start().ok_or(SummaryError::Place)?;
+    let page_bounds = PageBounds {
+        layout,
+        origin_chunks: bounds.origin_chunks,
+        next_free: summary.next_free,
+    };
+    let pages = Pages::open(io, cow, summary, page_bounds)?;
+    let mut areas = AreaReader::new(overlay, bounds)?;
+    let mut entries = KVVec::new();
+    let mut next_free = summary.next_free;
+    let (mut area, mut slot) = summary.end(layout);
+    let content = loop {
+        if area >= layout.areas_within(bounds.cow_chunks) {
+            return Err(SummaryError::Stale.into());
+        }
+        let content = areas.get(io, cow, overlay, area)?;
+        if slot != 0 {
+            summary.check_end(layout, content)?;
+        }
+        while let Some(entry) = entry_at(content, slot) {
+            layout
+                .check(entry, bounds)
+                .map_err(|_| SummaryError::Stale)?;
+            entries.push(entry, GFP_KERNEL)?;
+            next_free = next_free.max(entry.cow.saturating_add(1));
+            slot += 1;
+        }
+        if (slot as u64) < layout.entries() {
+            break content;
+        }
+        area += 1;
+        slot = 0;
+    };
+    sort(&mut entries)?;
+    if !entries.is_sorted_by(|a, b| a.origin < b.origin) {
+        return Err(SummaryError::Stale.into());
+    }
+    // From here on nothing is wrong any more.
+    let mut metadata = overlay.area.lock();
+    metadata.image.load(area, content, usize::MAX);
+    let listed = metadata.image.listed();
+    drop(metadata);
+    add_all(overlay, &mut entries).map_err(|_| ENOMEM)?;
+    overlay.note_area(area);
+    let mut state = overlay.state.lock();
+    state.alloc.resume(listed, next_free);
+    overlay.set_limit(overlay.chunk().chunk_of(start));
+    drop(state);
+    overlay.worker.lock().found(summary);
+    overlay.read_later(pages);
+    Ok(())
+}
+
+/// Calls `each` with all exceptions of a list that ends in `image`, in the order of the list. Sleeps.
+pub(crate) fn for_all(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    image: &AreaImage<IoBuffer>,
+    origin_chunks: u64,
+    mut each: impl FnMut(Run) -> Result,
+) -> Result {
+    let bounds = Bounds {
+        origin_chunks,
+        cow_chunks: overlay.chunk().chunks_within(cow.sectors()),
+    };
+    let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;
+    for area in 0..=image.area() {
+        let content = if area == image.area() {
+            image.bytes()
+        } else {
+            read_area(io, cow, overlay, area, &mut buffer)?;
+            &buffer
+        };
+        let mut slot = 0;
+        while let Some(entry) = entry_at(content, slot) {
+            overlay.layout.check(entry, bounds).map_err(|_| EIO)?;
+            each(entry.into())?;
+            slot += 1;
+        }
+        if area < image.area() && (slot as u64) < overlay.layout.entries() {
+            return Err(EIO);
+        }
+    }
+    Ok(())
+}
+
+/// The header of a COW device, and what it says of a summary.
+type Headers = (Option<Header>, Result<Option<Summary>, SummaryError>);
+
+fn read_header(io: &IoClient, cow: &Device) -> Result<Headers, StoreError> {
     let block = u64::from(cow.block_sectors()).max(8);
     if cow.sectors() < block {
         return Err(FormatError::CowTooSmall(0).into());
@@ -275,7 +412,7 @@ fn read_header(io: &IoClient, cow: &Device) -> Result<Option<Header>, StoreError
     let len = (block * SECTOR_SIZE) as usize;
     let mut buffer = IoBuffer::new(len)?;
     io.read(cow, 0, &mut buffer, 0..len)?;
-    Ok(Header::parse(&buffer)?)
+    Ok((Header::parse(&buffer)?, Summary::parse(&buffer)))
 }
 
 /// Makes an empty store: the end of the list is durable before the header says that there is one.
@@ -310,7 +447,7 @@ pub(crate) fn mark_invalid(
 
 /// Writes the first bytes (`part`) of the header's chunk durably, after all that was written
 /// before.
-fn write_header(
+pub(crate) fn write_header(
     io: &IoClient,
     cow: &Device,
     overlay: &Overlay,
@@ -394,7 +531,7 @@ struct AreaReader {
 }
 
 impl AreaReader {
-    fn new(overlay: &Overlay, bounds: Bounds) -> Result<Self, StoreError> {
+    fn new(overlay: &Overlay, bounds: Bounds) -> Result<Self> {
         let len = overlay.chunk().bytes();
         let end = overlay.layout.areas_within(bounds.cow_chunks);
         let most = (READ_AHEAD / len.max(1)).clamp(1, MOST_READS);
@@ -524,7 +661,8 @@ pub(crate) fn prepare(
         return Ok(());
     }
     let chunk = overlay.layout.area_chunk(image.area().saturating_add(1));
-    if chunk >= overlay.chunk().chunks_within(cow.sectors()) {
+    let chunks = overlay.chunk().chunks_within(cow.sectors());
+    if chunk >= chunks.min(overlay.limit()) {
         return Ok(());
     }
     let sector = overlay.chunk().sector_of(chunk);
@@ -561,7 +699,8 @@ pub(crate) fn write_image(
     write_part(io, cow, overlay, image, part, durability)
 }
 
-fn block_bytes(device: &Device) -> usize {
+/// Bytes of a block of a device, the least that is written at a time.
+pub(crate) fn block_bytes(device: &Device) -> usize {
     (u64::from(device.block_sectors()) * SECTOR_SIZE) as usize
 }
 
@@ -592,6 +731,7 @@ macro_rules! print_in_kernel {
 
 print_in_kernel!(
     FormatError,
+    SummaryError,
     crate::holey_core::table::TableError,
     crate::holey_core::agent::RecordError
 );

@@ -34,7 +34,7 @@ t_table_words() {
     bad "$devices P 12" 'not a power of two'
     bad "$devices P 2147483648" 'not a power of two'
     bad "$devices N 0" 'store N has no header'
-    bad "$devices P 8 5 a b c d e" 'number of feature words'
+    bad "$devices P 8 6 a b c d e f" 'number of feature words'
     bad "$devices P 8 x" 'number of feature words'
     bad "$devices P 8 1" 'number of feature words'
     bad "$devices P 8 1 nonsense" 'unknown feature'
@@ -140,8 +140,8 @@ t_header() {
     image
     header store 1414743380 1 1 8
     bad "$line" 'magic 0x54534554 is not' 'No such device or address'
-    header store 1883336275 1 2 8
-    bad "$line" 'version 2'
+    header store 1883336275 1 3 8
+    bad "$line" 'version 3'
     header store 1883336275 2 1 8
     bad "$line" 'valid flag 2'
     for chunk in 0 7 24 262144 2147483648 4294967295; do
