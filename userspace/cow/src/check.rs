@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::store::RawEntries;
 use crate::store::Seen;
 use crate::store::Store;
+use crate::summary;
 use crate::writer::is_zero;
 use holey_core::format::Exception;
 use holey_core::format::FormatError;
@@ -85,7 +86,34 @@ pub fn check<D: Disk>(disk: D, origin_size: Option<u64>) -> Result<Report> {
     }
     check_size(&store, &mut report);
     check_list(&store, &mut report)?;
+    check_summary(&store, &mut report)?;
     Ok(report)
+}
+
+/// A summary that is no good costs time; one that is, and tells something else than the list, shows
+/// other data.
+fn check_summary<D: Disk>(store: &Store<D>, report: &mut Report) -> Result<()> {
+    let told = match store.summary() {
+        Ok(None) => return Ok(()),
+        _ if report.problems != 0 => return Ok(()),
+        Ok(Some(summary)) => summary::told(store, &summary)?,
+        Err(error) => Err(error),
+    };
+    let told = match told {
+        Ok(told) => told,
+        Err(error) => {
+            let message = format!("{error}: it is not made use of");
+            report.add(Severity::Warning, "summary", message);
+            return Ok(());
+        }
+    };
+    let mut listed = store.raw_entries().collect::<Result<Vec<_>>>()?;
+    listed.sort();
+    if told != listed {
+        let message = "the summary tells something else than the list".to_owned();
+        report.add(Severity::Error, "summary-differs", message);
+    }
+    Ok(())
 }
 
 fn header_code(error: &Error) -> &'static str {

@@ -6,6 +6,8 @@ use crate::disk::Disk;
 use crate::error::Result;
 use crate::store::Store;
 use crate::store::Survey;
+use holey_core::format::VERSION;
+use holey_core::format::VERSION_WITH_SUMMARY;
 use serde::Serialize;
 
 /// What a store is and holds.
@@ -17,6 +19,8 @@ pub struct Info {
     pub size: u64,
     /// Version of the format.
     pub version: u32,
+    /// How many exceptions are summarised, in version 2.
+    pub summarised: Option<u64>,
     /// False once the kernel has given the snapshot up.
     pub valid: bool,
     /// Chunk size in sectors.
@@ -38,10 +42,16 @@ impl Info {
         let survey = store.survey()?;
         let chunk = store.chunk_bytes();
         let highest = survey.highest_origin;
+        let summary = store.summary();
+        let version = match summary {
+            Ok(None) => VERSION,
+            _ => VERSION_WITH_SUMMARY,
+        };
         Ok(Self {
             path: store.disk().name(),
             size: store.disk().size(),
-            version: holey_core::format::VERSION,
+            version,
+            summarised: summary.ok().flatten().map(|summary| summary.listed),
             valid: store.header().valid,
             chunk_sectors: store.header().chunk.sectors(),
             capacity: store.layout().capacity(store.bounds().cow_chunks),

@@ -36,6 +36,7 @@ pub mod progress;
 pub mod scatter;
 pub mod stack;
 pub mod store;
+mod summary;
 pub mod writer;
 
 pub use disk::Device;

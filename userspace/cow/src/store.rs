@@ -17,8 +17,10 @@ use holey_core::format::FormatError;
 use holey_core::format::Header;
 use holey_core::format::Layout;
 use holey_core::format::ENTRY_LEN;
-use holey_core::format::HEADER_LEN;
 use holey_core::format::SECTOR_SIZE;
+use holey_core::summary::Summary;
+use holey_core::summary::SummaryError;
+use holey_core::summary::SUMMARY_HEADER_LEN;
 use serde::Serialize;
 
 /// File offsets are signed for the system; no device is larger.
@@ -29,6 +31,7 @@ const MAX_OFFSET: u64 = i64::MAX as u64;
 pub struct Store<D> {
     disk: D,
     header: Header,
+    summary: std::result::Result<Option<Summary>, SummaryError>,
     layout: Layout,
     bounds: Bounds,
 }
@@ -36,8 +39,9 @@ pub struct Store<D> {
 impl<D: Disk> Store<D> {
     /// Reads the header. A store that was invalidated can be opened: see [`Store::usable`].
     pub fn open(disk: D) -> Result<Self> {
-        let mut start = [0; HEADER_LEN];
-        let len = HEADER_LEN.min(usize::try_from(disk.size()).unwrap_or(HEADER_LEN));
+        let mut start = [0; SUMMARY_HEADER_LEN];
+        let len = usize::try_from(disk.size()).unwrap_or(usize::MAX);
+        let len = len.min(SUMMARY_HEADER_LEN);
         let start = start.get_mut(..len).unwrap_or_default();
         disk::read(&disk, 0, start)?;
         let refuse = |reason| Error::format(disk.name(), reason);
@@ -49,6 +53,7 @@ impl<D: Disk> Store<D> {
         let mut bounds = Bounds::new(header.chunk, 0, sectors).map_err(refuse)?;
         bounds.origin_chunks = MAX_OFFSET / header.chunk.bytes() as u64;
         Ok(Self {
+            summary: Summary::parse(start),
             disk,
             header,
             layout: Layout::new(header.chunk),
@@ -74,6 +79,11 @@ impl<D: Disk> Store<D> {
     /// The header.
     pub fn header(&self) -> Header {
         self.header
+    }
+
+    /// What the header says of a summary of the list, if there is one.
+    pub fn summary(&self) -> std::result::Result<Option<Summary>, SummaryError> {
+        self.summary
     }
 
     /// Where things are.

@@ -30,9 +30,16 @@ fn text(info: &info::Info) -> String {
     let survey = &info.survey;
     let validity = if info.valid { "valid" } else { "invalidated" };
     let order = if survey.sorted { "sorted" } else { "unsorted" };
+    let version = match info.summarised {
+        None => format!("{validity}, version {}", info.version),
+        Some(count) => format!(
+            "{validity}, version {}: the first {count} exceptions are summarised",
+            info.version
+        ),
+    };
     let rows = [
         ("image", format!("{} ({})", info.path, human(info.size))),
-        ("store", format!("{validity}, version {}", info.version)),
+        ("store", version),
         (
             "chunk size",
             human(u64::from(info.chunk_sectors) * SECTOR_SIZE),
