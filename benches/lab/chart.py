@@ -26,7 +26,7 @@ NAMES = {
     "clone": "dm-clone",
     "reflink": "reflinked file on XFS",
 }
-VARIANTS = {"0": "no copier", "1": "1 copier", "2": "2 copiers", "4": "4 copiers"}
+VARIANTS = {"summary": "with a summary", "0": "no copier", "1": "1 copier", "2": "2 copiers", "4": "4 copiers"}
 LEFT, RIGHT, WIDTH, BAR, GAP = 250, 90, 960, 14, 12
 
 

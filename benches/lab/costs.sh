@@ -24,7 +24,12 @@ million_store() {
 g_million() {
     million_disks
     both activate
+    both read_first
+    each holey-summary activate_summarised
 }
+
+# A chunk that is listed, in both patterns, in the middle.
+listed_sector=$((8 * 4 * 100000))
 
 activate() {
     local pattern seconds before
@@ -36,6 +41,47 @@ activate() {
         emit "memory-$pattern" "$1" bytes "$(per_second $(((before - $(free_pages)) * 4096)) $million)"
         remove snap
     done
+}
+
+read_first() {
+    local pattern seconds table="0 $wide $SNAPSHOT $D/wide $D/store P 8"
+    for pattern in scattered runs; do
+        million_store $pattern
+        time_first_read "$1"
+    done
+}
+
+# time_first_read SUBJECT: from no device to the first data of it
+time_first_read() {
+    seconds=$(holey-lab activate --read $listed_sector snap "$table")
+    emit "first-read-$pattern" "$1" s "$seconds"
+    remove snap
+}
+
+# The store keeps a summary of its list, which is made when it is removed.
+activate_summarised() {
+    local pattern seconds table="0 $wide holey-snapshot $D/wide $D/store P 8 1 summary"
+    for pattern in scattered runs; do
+        million_store $pattern
+        summarise
+        seconds=$(holey-lab activate snap "$table")
+        emit "activate-$pattern" "$1" s "$seconds"
+        remove snap
+        time_first_read "$1"
+    done
+}
+
+# summarise: the store gets a summary
+summarise() {
+    dmsetup create snap --table "0 $wide holey-snapshot $D/wide $D/store P 8 1 summary"
+    remove snap
+    equal_version 2
+}
+
+# equal_version NUMBER: that of the store
+equal_version() {
+    blockdev --flushbufs $D/store
+    [ "$(od -An -tu4 -j8 -N4 $D/store | tr -d ' ')" = "$1" ] || die "the store has not version $1"
 }
 
 # Pages that are free when all that can be dropped has been, those that the processor keeps at hand included.

@@ -60,7 +60,13 @@ enum Command {
         run: u64,
     },
     /// Make a device and tell how many seconds loading its table and resuming it took
-    Activate(Device),
+    Activate {
+        /// And reading 4 KiB from this sector on
+        #[arg(long, value_name = "SECTOR")]
+        read: Option<u64>,
+        #[command(flatten)]
+        device: Device,
+    },
     /// Make a merging device and tell how many seconds the merge took, from its resume on
     Merge(Device),
     /// Wait for the end of a merge and tell how many seconds that took
@@ -104,13 +110,18 @@ fn main() -> Result<()> {
             };
             write_store(&device, chunk, &origins)
         }
-        Command::Activate(device) => {
+        Command::Activate { read, device } => {
             let dm = Dm::open()?;
-            dm.create(&device.name)?;
+            let number = dm.create(&device.name)?;
             let line = parse_line(&device.table)?;
             let begun = Instant::now();
             dm.load(&device.name, &line)?;
             dm.resume(&device.name)?;
+            if let Some(sector) = read {
+                // Nothing of a new device is in memory.
+                let file = File::open(format!("/dev/dm-{}", number.minor))?;
+                file.read_exact_at(&mut [0; 4096], sector * 512)?;
+            }
             tell(begun);
             Ok(())
         }

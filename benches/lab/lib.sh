@@ -29,7 +29,7 @@ wanted() { [[ -z $SUBJECTS || " $SUBJECTS " == *" $1 "* || " $SUBJECTS " == *" $
 targets() {
     case $1 in
     stock) ORIGIN=snapshot-origin SNAPSHOT=snapshot MERGE=snapshot-merge ;;
-    holey) ORIGIN=holey-origin SNAPSHOT=holey-snapshot MERGE=holey-merge ;;
+    holey*) ORIGIN=holey-origin SNAPSHOT=holey-snapshot MERGE=holey-merge ;;
     esac
 }
 

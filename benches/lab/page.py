@@ -9,7 +9,7 @@ FAMILIES = (
     ("Merging", ("merge-scattered", "merge-runs", "lvm-"), ""),
     ("Writing to an origin", ("origin-write",), ""),
     ("Large writes in order", ("sequential",), ""),
-    ("Cost", ("activate", "memory", "read-changed-instructions", "read-unchanged-instructions"), ""),
+    ("Cost", ("activate", "first-read", "memory", "read-changed-instructions", "read-unchanged-instructions"), ""),
     ("More processors", ("scale-",), ""),
 )
 PLOTS = (

@@ -52,11 +52,22 @@ g_scaled_activation() {
     million_store scattered
     for ((round = 1; round <= 3; round++)); do both scaled_activation; done
     both scaled_activation_median
+    # Not in turns: a store with a summary is not one for the others.
+    each holey-summary scaled_summary
 }
 
 scaled_activation() {
     holey-lab activate snap "0 $wide $SNAPSHOT $D/wide $D/store P 8" >>"$WORK/scaled.$1"
     remove snap
+}
+
+scaled_summary() {
+    summarise
+    for ((round = 1; round <= 3; round++)); do
+        holey-lab activate snap "0 $wide holey-snapshot $D/wide $D/store P 8 1 summary" >>"$WORK/scaled.$1"
+        remove snap
+    done
+    scaled_activation_median "$1"
 }
 
 scaled_activation_median() { emit scale-activate "$1" s "$(median "$WORK/scaled.$1")"; }
