@@ -75,6 +75,11 @@ impl<B: Disk, S: Disk> Stack<B, S> {
         Ok(())
     }
 
+    /// Bytes of the base that can be seen where no store covers them. Behind them, all is zero.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
     /// The byte ranges that stores from number `layer` on, counted from below, have; ascending.
     pub fn above(&self, layer: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
         let pieces = self.pieces.iter().filter(move |p| p.layer >= layer);

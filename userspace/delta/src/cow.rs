@@ -31,6 +31,18 @@ pub fn to_cow<D: Disk, B: Disk, O: Disk>(
     watch: &dyn Progress,
 ) -> Result<(O, Written, Applied)> {
     can_be_cow(delta)?;
+    changes_to_cow(delta, base, output, ground, watch)
+}
+
+/// As [`to_cow`], of images whose sizes may differ: the store shows the new image over `base` only for
+/// somebody who knows the new size, and that all is zero behind the old one.
+pub fn changes_to_cow<D: Disk, B: Disk, O: Disk>(
+    delta: &Delta<D>,
+    base: &B,
+    output: O,
+    ground: Ground,
+    watch: &dyn Progress,
+) -> Result<(O, Written, Applied)> {
     let chunk = ChunkSize::new((BLOCK_LEN / SECTOR_SIZE) as u32)
         .map_err(|e| CowError::format(output.name(), e))?;
     let mut runs: Vec<Run> = delta.plan.index.targets().collect();

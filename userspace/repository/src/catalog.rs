@@ -4,6 +4,7 @@
 
 use crate::manifest::Link;
 use crate::manifest::Manifest;
+use crate::manifest::EMPTY;
 use dmholey_delta::Digest;
 use serde::Deserialize;
 use serde::Serialize;
@@ -183,6 +184,15 @@ impl Catalog {
         Some(way)
     }
 
+    /// The cheapest way to a version for whoever has `from`: as [`Self::way`], or from the empty image if
+    /// that has fewer bytes, or is the only one.
+    pub fn cheapest(&self, from: u64, to: u64) -> Option<Vec<Delta>> {
+        let bytes = |way: &Vec<Delta>| way.iter().map(|d| d.bytes).fold(0, u64::saturating_add);
+        let ways = [self.way(from, to), self.way(EMPTY, to)];
+        // Of two that are equal the first.
+        ways.into_iter().flatten().min_by_key(bytes)
+    }
+
     fn check(&self) -> Result<(), String> {
         let lengths = [self.versions.len(), self.deltas.len(), self.withdrawn.len()];
         if lengths.iter().any(|&len| len > MAX_ENTRIES) {
@@ -272,6 +282,23 @@ mod tests {
         assert_eq!(steps(&catalog, 3, 1), None);
         assert_eq!(steps(&catalog, 1, 4), None);
         assert_eq!(steps(&catalog, 9, 3), None);
+    }
+
+    #[test]
+    fn the_whole_image_is_a_way_too() {
+        let deltas = [(0, 1, 90), (0, 3, 14), (1, 2, 10), (2, 3, 10), (3, 4, 50)];
+        let catalog = catalog(4, &deltas);
+        let steps = |from, to| {
+            let way = catalog.cheapest(from, to)?;
+            Some(way.iter().map(|d| (d.from, d.to)).collect::<Vec<_>>())
+        };
+        assert_eq!(steps(1, 3), Some(vec![(0, 3)]), "it is smaller");
+        assert_eq!(steps(2, 3), Some(vec![(2, 3)]));
+        assert_eq!(steps(1, 4), Some(vec![(0, 3), (3, 4)]));
+        assert_eq!(steps(4, 3), Some(vec![(0, 3)]), "to an older one");
+        assert_eq!(steps(3, 2), Some(vec![(0, 1), (1, 2)]));
+        assert_eq!(steps(3, 3), Some(vec![]));
+        assert_eq!(steps(1, 9), None);
     }
 
     proptest! {

@@ -62,7 +62,8 @@ pub struct Plan {
     pub installed: Option<Version>,
     /// What it would be.
     pub target: Version,
-    /// The deltas that lead there; none if there is no way, or if nobody knows from where.
+    /// The deltas that lead there, from what is installed or from the empty image; none if there is no way,
+    /// or if nobody knows from where.
     pub way: Option<Vec<catalog::Delta>>,
 }
 
@@ -155,7 +156,7 @@ impl Client {
         let target = target.ok_or_else(why)?;
         let installed = self.state.installed;
         let way = match installed {
-            Some(installed) => catalog.way(installed.number, target.number),
+            Some(installed) => catalog.cheapest(installed.number, target.number),
             None => None,
         };
         Ok(Plan {
@@ -191,11 +192,13 @@ impl Client {
         if staged || installed == Some(target) {
             return Ok(pulled);
         }
+        let disk = Device::open(&self.disk, Access::Read)?;
+        stage::check_size(&disk, target.bytes)?;
         self.discard()?;
         let way = way.ok_or_else(|| {
             let from = installed.map_or(EMPTY, |installed| installed.number);
             let why = format!(
-                "has no deltas from version {from} to version {}",
+                "has no way from version {from} to version {}: neither deltas nor a whole image",
                 target.number
             );
             Error::refused("the catalog", why)
@@ -214,7 +217,6 @@ impl Client {
         pulled.fetched += heads.fetched;
         pulled.found = pulled.found.saturating_sub(heads.fetched);
         pulled.steps = way.iter().map(|delta| delta.from).collect();
-        let disk = Device::open(&self.disk, Access::Read)?;
         stage::stage(&disk, &deltas, target.digest, &self.staged(), watch)?;
         self.save(State {
             target: Some(target),

@@ -46,19 +46,14 @@ pub fn stage<B: Disk>(
     output: &Path,
     watch: crate::Watch<'_>,
 ) -> Result<()> {
-    let bytes = deltas.first().map_or(0, |delta| delta.plan.header.old_len);
-    if bytes > disk.size() {
-        let why = format!("has {} bytes, and the image has {bytes}", disk.size());
-        return Err(Error::refused(disk.name(), why));
-    }
-    if bytes < disk.size() && bytes % BLOCK_LEN != 0 {
-        let why = format!("is larger than the image, whose {bytes} bytes are no multiple of 4 KiB");
-        return Err(Error::refused(disk.name(), why));
-    }
-    let mut stack = Stack::new(disk, bytes);
+    let headers = || deltas.iter().map(|delta| delta.plan.header);
+    let old_bytes = headers().next().map_or(0, |header| header.old_len);
+    let bytes = headers().next_back().map_or(0, |header| header.new_len);
+    check_size(disk, old_bytes)?;
+    check_size(disk, bytes)?;
+    let mut stack = Stack::new(disk, old_bytes);
     let mut steps = Vec::new();
     for (number, delta) in deltas.iter().enumerate() {
-        cow::can_be_cow(delta)?;
         let path = output.with_extension(format!("step-{number}"));
         let (place, file, ground) = Output::create(&path, true)?;
         let title = format!(
@@ -66,13 +61,14 @@ pub fn stage<B: Disk>(
             number + 1,
             deltas.len()
         );
-        cow::to_cow(delta, &stack, file, ground, &*watch(&title))?;
+        cow::changes_to_cow(delta, &stack, file, ground, &*watch(&title))?;
+        stack.resize(delta.plan.header.new_len);
         // No name is given to it: it is gone when this ends, however that is.
         stack.push(Store::open(Device::open(place.path(), Access::Read)?)?)?;
         steps.push(place);
     }
     let (place, file, ground) = Output::create(output, true)?;
-    let ranges: Vec<(u64, u64)> = stack.above(0).collect();
+    let ranges = differing(&stack, disk, &*watch("comparing with the disk"))?;
     let store = Scatter::create(file, chunk(disk)?, ground, runs(&ranges))?;
     let watch_copy = watch("writing the changes");
     fill(&stack, &store, &ranges, &*watch_copy)?;
@@ -86,6 +82,60 @@ pub fn stage<B: Disk>(
         return Err(Error::refused(disk.name(), why));
     }
     Ok(place.commit()?)
+}
+
+/// Fails if `disk` cannot hold an image of so many bytes.
+pub fn check_size(disk: &impl Disk, bytes: u64) -> Result<()> {
+    let why = if bytes > disk.size() {
+        format!("has {} bytes, and the image has {bytes}", disk.size())
+    } else if bytes < disk.size() && bytes % BLOCK_LEN != 0 {
+        format!("is larger than the image, whose {bytes} bytes are no multiple of 4 KiB")
+    } else {
+        return Ok(());
+    };
+    Err(Error::refused(disk.name(), why))
+}
+
+/// The byte ranges of whole blocks, ascending, in which `disk` has something else than `view` shows of it with
+/// other things over it, and zeros behind what is seen of it.
+fn differing<B: Disk>(
+    view: &Stack<&B, Device>,
+    disk: &B,
+    watch: &dyn Progress,
+) -> Result<Vec<(u64, u64)>> {
+    let seen = view.seen() / BLOCK_LEN * BLOCK_LEN;
+    let stores = view.above(0).map(|(start, end)| (start, end.min(seen)));
+    let candidates = stores.chain([(seen, view.size())]);
+    let candidates: Vec<_> = candidates.filter(|(start, end)| start < end).collect();
+    let total = candidates.iter().map(|(start, end)| end - start).sum();
+    let mut done = 0;
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let (mut shown, mut there) = (Vec::new(), Vec::new());
+    for (start, end) in candidates {
+        let mut at = start;
+        while at < end {
+            let len = BATCH.min(end - at);
+            for (bytes, disk) in [(&mut shown, view as &dyn Disk), (&mut there, disk)] {
+                bytes.resize(usize::try_from(len).unwrap_or(0), 0);
+                disk::read(disk, at, bytes)?;
+            }
+            let blocks = shown.chunks(BLOCK).zip(there.chunks(BLOCK));
+            for (place, (shown, there)) in (at..).step_by(BLOCK).zip(blocks) {
+                if shown == there {
+                    continue;
+                }
+                let behind = place + shown.len() as u64;
+                match ranges.last_mut() {
+                    Some((_, end)) if *end == place => *end = behind,
+                    _ => ranges.push((place, behind)),
+                }
+            }
+            at += len;
+            done += len;
+            progress::step(watch, done, total)?;
+        }
+    }
+    Ok(ranges)
 }
 
 /// Makes the store at `output` that brings `disk` back to what it is now, after `store` was applied.

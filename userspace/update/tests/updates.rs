@@ -5,8 +5,13 @@
 
 mod lab;
 
+use dmholey_cow::disk::Access;
+use dmholey_cow::Device;
 use dmholey_cow::Kind;
 use dmholey_cow::Progress;
+use dmholey_cow::Store;
+use dmholey_repository::catalog;
+use dmholey_repository::manifest::EMPTY;
 use dmholey_update::source::Folder;
 use dmholey_update::source::Got;
 use dmholey_update::source::Sink;
@@ -94,6 +99,91 @@ fn a_disk_that_is_larger_keeps_what_is_behind_the_image() {
     assert!(lab.disk() == expected);
     client.roll_back(&quiet).unwrap();
     assert!(lab.disk() == disk);
+}
+
+/// The whole image is a way from any version to any other, and back.
+#[test]
+fn the_whole_image_is_taken_where_no_delta_leads() {
+    let images = Lab::new().images;
+    let mut lab = Lab::of(images, true);
+    let whole = |delta: &catalog::Delta| delta.from == EMPTY;
+    lab.catalog.deltas.retain(whole);
+    let mut client = lab.client();
+    let pulled = client.pull(&lab.mirrors(), &lab.catalog, None, &quiet);
+    assert_eq!(pulled.unwrap().steps, [EMPTY]);
+    // Only what differs gets into the disk: 35 + 70 + 30 chunks at most, of 300.
+    let staged = Store::open(Device::open(&client.staged(), Access::Read).unwrap()).unwrap();
+    let staged = staged.survey().unwrap().exceptions;
+    assert!(staged < 180, "{staged} chunks are staged");
+    client.apply(&quiet).unwrap();
+    lab.is(3);
+    client.roll_back(&quiet).unwrap();
+    lab.is(1);
+    client
+        .pull(&lab.mirrors(), &lab.catalog, Some(3), &quiet)
+        .unwrap();
+    client.apply(&quiet).unwrap();
+    client.commit().unwrap();
+    // To an older one.
+    let pulled = client.pull(&lab.mirrors(), &lab.catalog, Some(1), &quiet);
+    assert_eq!(pulled.unwrap().steps, [EMPTY]);
+    client.apply(&quiet).unwrap();
+    lab.is(1);
+    // There is none of version 2.
+    client.commit().unwrap();
+    let error = client.pull(&lab.mirrors(), &lab.catalog, Some(2), &quiet);
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("neither deltas nor a whole image"),
+        "{error}"
+    );
+}
+
+/// Versions that grow and shrink, on a disk that has other things behind them.
+#[test]
+fn versions_have_sizes_of_their_own() {
+    let lab = Lab::new();
+    let mut images = lab.images.clone();
+    // It grows by zeros and by data, then it shrinks.
+    images[1].resize(340 * CHUNK, 0);
+    images[1][330 * CHUNK..335 * CHUNK].fill(9);
+    images[2].truncate(250 * CHUNK);
+    for squashed in [true, false] {
+        let lab = Lab::of(images.clone(), squashed);
+        let mut disk = images[0].clone();
+        disk.resize(400 * CHUNK, 7);
+        fs::write(lab.path("disk"), &disk).unwrap();
+        let mut client = lab.client();
+        for (to, back) in [(2, true), (3, true), (2, false), (3, false)] {
+            let before = lab.disk();
+            client
+                .pull(&lab.mirrors(), &lab.catalog, Some(to), &quiet)
+                .unwrap();
+            assert!(lab.disk() == before);
+            client.apply(&quiet).unwrap();
+            let image = &images[to as usize - 1];
+            assert!(lab.disk()[..image.len()] == image[..], "version {to}");
+            assert!(lab.disk()[340 * CHUNK..] == disk[340 * CHUNK..]);
+            if back {
+                client.roll_back(&quiet).unwrap();
+                assert!(lab.disk() == before);
+            } else {
+                client.commit().unwrap();
+            }
+        }
+        // The disk tells what it is.
+        fs::remove_dir_all(lab.path("client")).unwrap();
+        drop(client);
+        let mut client = lab.client();
+        assert_eq!(client.identify(&lab.catalog, &quiet).unwrap().number, 3);
+        // One that is too small is told before anything is fetched.
+        let lab = Lab::of(images.clone(), squashed);
+        let mut client = lab.client();
+        let error = client.pull(&lab.mirrors(), &lab.catalog, Some(2), &quiet);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("the image has"), "{error}");
+        assert_eq!(client.state().phase, Phase::Idle);
+    }
 }
 
 proptest! {
