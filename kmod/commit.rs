@@ -92,10 +92,12 @@ fn attend(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut Summaries, chor
         Chore::MakeRoom => summary::make_room(this, overlay, summaries),
         Chore::ReadOn => {
             summary::read_on(this, overlay, summaries);
+            summaries.linger(overlay);
             return !this.is_retired();
         }
         Chore::Summarise => {
             summary::make_some(this, overlay, summaries);
+            summaries.linger(overlay);
             return !this.is_retired();
         }
         Chore::Finish(bios) => finish(this, overlay, bios),
@@ -332,7 +334,8 @@ pub(crate) fn commit(this: &Arc<Copier>, overlay: &Overlay, summaries: &Summarie
             }
             let listed = area.image.listed();
             drop(area);
-            if this.line().features.summary && overlay.is_whole() && summaries.is_due(listed) {
+            let keeps = this.keeps_summary() && !this.is_retired();
+            if keeps && overlay.is_whole() && summaries.is_due(listed) {
                 overlay.state.lock().summarise = true;
             }
             let took = start.elapsed().as_micros_ceil();

@@ -13,6 +13,7 @@ use crate::dm::Gate;
 use crate::dm::IoClient;
 use crate::dm::MemPool;
 use crate::dm::Pass;
+use crate::dm::Setup;
 use crate::dm::Table;
 use crate::dm::WorkQueue;
 use crate::holey_core::alloc;
@@ -57,6 +58,7 @@ pub(crate) struct Copier {
     origin_device: Device,
     cow_device: Device,
     origin_sectors: u64,
+    writable: bool,
     line: StoreLine,
     pub(crate) zeroings: Arc<MemPool<ZeroTask>>,
     overlay: SetOnce<Arc<Overlay>>,
@@ -109,10 +111,9 @@ impl Copier {
         origin: Origin,
         origin_device: Device,
         cow_device: Device,
-        origin_sectors: u64,
+        setup: &Setup<'_>,
         line: StoreLine,
         overlay: Option<Arc<Overlay>>,
-        table: Table,
     ) -> Result<Arc<Self>> {
         let place = SetOnce::new();
         if let Some(overlay) = overlay {
@@ -123,11 +124,12 @@ impl Copier {
                 origin,
                 origin_device,
                 cow_device,
-                origin_sectors,
+                origin_sectors: setup.sectors(),
+                writable: setup.is_writable(),
                 line,
                 zeroings: MemPool::new(RESERVED_ZEROINGS)?,
                 overlay: place,
-                table,
+                table: setup.table(),
                 io: IoClient::new()?,
                 active: AtomicBool::new(false),
                 suspended: AtomicBool::new(false),
@@ -182,6 +184,21 @@ impl Copier {
         &self.line
     }
 
+    /// Whether the store is to have a summary of its list.
+    pub(crate) fn keeps_summary(&self) -> bool {
+        self.line.features.summary && self.writable
+    }
+
+    /// Whether the table may be written to.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether it has ever taken part in the origin's set.
+    pub(crate) fn was_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
     /// How long those wait who find the store full; `None` if they do not wait at all.
     pub(crate) fn patience(&self) -> Option<Patience> {
         self.line.features.queue_if_no_space.or_else(|| {
@@ -233,11 +250,12 @@ impl Copier {
     /// Takes part in the origin's set from now on.
     pub(crate) fn activate(this: &Arc<Self>) {
         this.active.store(true, Ordering::Release);
-        if let Some(overlay) = this.overlay() {
-            // After a handover from a table that has asked for one.
-            if overlay.is_summarised() && !this.line.features.summary {
-                overlay.state.lock().making_room = true;
-            }
+        if let Some(overlay) = this.overlay().filter(|_| !this.keeps_summary()) {
+            // After a handover from a table that has asked for one, which may be in the making.
+            let mut state = overlay.state.lock();
+            state.summarise = false;
+            let has_room = overlay.limit() != u64::MAX || overlay.is_summarised();
+            state.making_room |= has_room && this.writable;
         }
         Self::kick(this);
     }
@@ -444,12 +462,17 @@ impl Copier {
             return Some(bio);
         };
         let mut state = overlay.state.lock();
-        let unread = !overlay.has_read(chunk, chunk);
+        if state.condition == Condition::Valid && !overlay.has_read(chunk, chunk) {
+            overlay.ask(&mut state, chunk, chunk);
+            state.unread.origin.push(bio);
+            drop(state);
+            Self::kick(self);
+            return None;
+        }
         if !overlay.ask_to_settle(&mut state, chunk) {
             return Some(bio);
         }
         match state.pending.find(chunk) {
-            _ if unread => state.unread.origin.push(bio),
             Some(slot) => slot.waiters.origin.push(bio),
             None => state.blocked.origin.push(bio),
         }

@@ -170,7 +170,11 @@ impl Target for MergeTarget {
             None => {
                 let sectors = setup.sectors();
                 let (origin, cow) = (&line.origin, &line.cow);
-                let opened = store::open(&io, origin, cow, sectors, line.store, Reading::Whole);
+                let reading = Reading {
+                    later: false,
+                    writable: setup.is_writable(),
+                };
+                let opened = store::open(&io, origin, cow, sectors, line.store, reading);
                 Some(opened.map_err(|error| error.report(&line.cow))?)
             }
         };
@@ -225,7 +229,7 @@ impl Target for MergeTarget {
         }
         let source = snapshot::source_of(&merge.origin, &merge.cow_device, None)?;
         if !source.is_remote() {
-            return Ok(());
+            return Copier::read_all(&source);
         }
         if source.overlay().is_some_and(|overlay| !overlay.is_usable()) {
             pr_err!(
@@ -364,7 +368,6 @@ impl Merge {
     fn take_over(&self, source: &Arc<Copier>) {
         self.origin.retire(source);
         Copier::settle(source);
-        Copier::read_all(source);
         if let Some(overlay) = source.overlay() {
             self.overlay.populate(overlay.clone());
         }

@@ -189,9 +189,9 @@ impl<const REMOTE: bool> Target for Snapshot<REMOTE> {
                     Some(chunk) => store::make_unlisted(origin, cow, sectors, chunk),
                     None => {
                         let io = IoClient::new().map_err(failed)?;
-                        let reading = match line.store.features.summary {
-                            true => Reading::Later,
-                            false => Reading::Whole,
+                        let reading = Reading {
+                            later: line.store.features.summary,
+                            writable: setup.is_writable(),
                         };
                         store::open(&io, origin, cow, sectors, line.store, reading)
                     }
@@ -208,10 +208,9 @@ impl<const REMOTE: bool> Target for Snapshot<REMOTE> {
             Origin::get(line.origin.number()).map_err(failed)?,
             line.origin,
             line.cow,
-            setup.sectors(),
+            setup,
             line.store,
             overlay,
-            setup.table(),
         )
         .map_err(failed)?;
         let unerased = AtomicBool::new(REMOTE && copier.overlay().is_some());

@@ -66,7 +66,7 @@ enum Decision {
 
 impl Copier {
     /// Handles a bio that is sent to the snapshot.
-    pub(crate) fn map(this: &Arc<Self>, bio: NewBio<Tag>) -> Mapped {
+    pub(crate) fn map(this: &Arc<Self>, mut bio: NewBio<Tag>) -> Mapped {
         let Some(overlay) = this.overlay() else {
             return bio.kill();
         };
@@ -77,7 +77,7 @@ impl Copier {
             Self::map_flush(this, overlay, bio)
         } else if bio.is_write() && !overlay.is_writable() {
             bio.kill()
-        } else if !overlay.is_whole() && !this.has_read(overlay, &bio) {
+        } else if !overlay.is_whole() && this.is_unread(overlay, &mut bio) {
             Self::map_later(this, overlay, bio)
         } else if bio.is_discard() {
             Self::map_discard(this, overlay, bio)
@@ -88,28 +88,30 @@ impl Copier {
         }
     }
 
-    /// Whether it is known where the chunks are that a bio touches.
+    /// Whether nobody knows yet where the first chunk of a bio is. If that is known, but not of all of
+    /// its chunks, it is shortened to those of which it is.
     #[cold]
-    fn has_read(&self, overlay: &Overlay, bio: &NewBio<Tag>) -> bool {
-        let size = overlay.chunk();
-        let last = bio
-            .sector()
-            .saturating_add(u64::from(bio.sectors()).max(1) - 1);
-        let (first, last) = (size.chunk_of(bio.sector()), size.chunk_of(last));
-        overlay.has_read(first, last)
+    fn is_unread(&self, overlay: &Overlay, bio: &mut NewBio<Tag>) -> bool {
+        let (size, start) = (overlay.chunk(), bio.sector());
+        let last = start.saturating_add(u64::from(bio.sectors()).max(1) - 1);
+        let first = size.chunk_of(start);
+        let Some(unread) = overlay.first_unread(first, size.chunk_of(last)) else {
+            return false;
+        };
+        // A discard touches one chunk; its copy for the origin does not ask where that is.
+        if bio.is_discard() {
+            return bio.copy_number() == 0;
+        }
+        // What is waited for has one chunk.
+        let end = size.sector_of(unread.max(first + 1));
+        bio.shorten(end.saturating_sub(start));
+        unread == first
     }
 
-    /// Keeps a bio until it is known where its first chunk is.
+    /// Keeps a bio, of one chunk, until it is known where that is.
     #[cold]
-    fn map_later(this: &Arc<Self>, overlay: &Overlay, mut bio: NewBio<Tag>) -> Mapped {
+    fn map_later(this: &Arc<Self>, overlay: &Overlay, bio: NewBio<Tag>) -> Mapped {
         let size = overlay.chunk();
-        if bio.is_discard() && bio.copy_number() != 0 {
-            // That one does not ask.
-            return Self::map_discard(this, overlay, bio);
-        }
-        if !bio.is_discard() {
-            bio.shorten(u64::from(size.sectors()) - size.offset_of(bio.sector()));
-        }
         let chunk = size.chunk_of(bio.sector());
         let (bio, held) = bio.hold();
         Self::await_page(this, overlay, chunk, bio);

@@ -122,13 +122,13 @@ impl StoreError {
     }
 }
 
-/// How much of a list is needed at once.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reading {
-    /// All of it. A summary goes.
-    Whole,
-    /// As little as there may be.
-    Later,
+/// What a list is read for.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading {
+    /// As little of it as there may be is needed at once. If all of it is, its summary goes.
+    pub(crate) later: bool,
+    /// The store may be changed.
+    pub(crate) writable: bool,
 }
 
 /// Opens the store that a table line asks for. `origin_sectors` is the length of the origin.
@@ -280,41 +280,41 @@ fn open_persistent(
             cow.flush()?;
             let summary = summary.transpose();
             overlay.set_summarised(summary.is_some());
-            let opened = match summary {
-                Some(summary) if reading == Reading::Later => {
-                    let opened = summary
-                        .map_err(SummaryOrError::from)
-                        .and_then(|summary| open_summary(io, cow, &overlay, bounds, summary));
-                    if let Err(SummaryOrError::Other(error)) = &opened {
-                        if *error == ENOMEM {
-                            return Err(StoreError::Memory);
-                        }
-                    }
-                    opened.inspect_err(|error| error.report(cow)).is_ok()
+            let later = summary.filter(|_| reading.later);
+            let found = later.and_then(|summary| {
+                let found = summary.map_err(SummaryOrError::from);
+                let found = found.and_then(|s| find_summary(io, cow, &overlay, bounds, s));
+                found.inspect_err(|error| error.report(cow)).ok()
+            });
+            match found {
+                Some((summary, pages, mut areas)) => {
+                    load(io, cow, &overlay, bounds, &mut areas, Some(&summary))?;
+                    summary::found(&overlay, summary, pages);
                 }
-                _ => false,
-            };
-            if !opened {
-                load(io, cow, &overlay, bounds)?;
-                summary::forget_unread(io, cow, &overlay, summary.and_then(Result::ok));
+                None => {
+                    let mut areas = AreaReader::new(&overlay, bounds)?;
+                    load(io, cow, &overlay, bounds, &mut areas, None)?;
+                    if reading.writable {
+                        summary::forget_unread(io, cow, &overlay, summary.and_then(Result::ok));
+                    }
+                }
             }
         }
     }
     Ok(overlay)
 }
 
-/// Takes over what a summary and the list behind it tell. What the summary tells is not in the index
-/// yet. Changes nothing if it fails, but for want of memory.
-fn open_summary(
+/// Reads what has to be known of a summary before its pages, and finds out whether it is that of the
+/// list: the reader has the area where it ends.
+fn find_summary(
     io: &IoClient,
     cow: &Device,
     overlay: &Overlay,
     bounds: Bounds,
     summary: Summary,
-) -> Result<(), SummaryOrError> {
+) -> Result<(Summary, KVBox<Pages>, AreaReader), SummaryOrError> {
     let layout = overlay.layout;
     summary.check(layout, bounds, cow.sectors())?;
-    let start = summary.start().ok_or(SummaryError::Place)?;
     let page_bounds = PageBounds {
         layout,
         origin_chunks: bounds.origin_chunks,
@@ -322,49 +322,9 @@ fn open_summary(
     };
     let pages = Pages::open(io, cow, summary, page_bounds)?;
     let mut areas = AreaReader::new(overlay, bounds)?;
-    let mut entries = KVVec::new();
-    let mut next_free = summary.next_free;
-    let (mut area, mut slot) = summary.end(layout);
-    let content = loop {
-        if area >= layout.areas_within(bounds.cow_chunks) {
-            return Err(SummaryError::Stale.into());
-        }
-        let content = areas.get(io, cow, overlay, area)?;
-        if slot != 0 {
-            summary.check_end(layout, content)?;
-        }
-        while let Some(entry) = entry_at(content, slot) {
-            layout
-                .check(entry, bounds)
-                .map_err(|_| SummaryError::Stale)?;
-            entries.push(entry, GFP_KERNEL)?;
-            next_free = next_free.max(entry.cow.saturating_add(1));
-            slot += 1;
-        }
-        if (slot as u64) < layout.entries() {
-            break content;
-        }
-        area += 1;
-        slot = 0;
-    };
-    sort(&mut entries)?;
-    if !entries.is_sorted_by(|a, b| a.origin < b.origin) {
-        return Err(SummaryError::Stale.into());
-    }
-    // From here on nothing is wrong any more.
-    let mut metadata = overlay.area.lock();
-    metadata.image.load(area, content, usize::MAX);
-    let listed = metadata.image.listed();
-    drop(metadata);
-    add_all(overlay, &mut entries).map_err(|_| ENOMEM)?;
-    overlay.note_area(area);
-    let mut state = overlay.state.lock();
-    state.alloc.resume(listed, next_free);
-    overlay.set_limit(overlay.chunk().chunk_of(start));
-    drop(state);
-    overlay.worker.lock().found(summary);
-    overlay.read_later(pages);
-    Ok(())
+    let (area, _) = summary.end(layout);
+    summary.check_end(layout, areas.get(io, cow, overlay, area)?)?;
+    Ok((summary, pages, areas))
 }
 
 /// Calls `each` with all exceptions of a list that ends in `image`, in the order of the list. Sleeps.
@@ -399,6 +359,24 @@ pub(crate) fn for_all(
         }
     }
     Ok(())
+}
+
+/// Whether the header of a COW device is that of a valid store with this summary, or none.
+pub(crate) fn has_header(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    summary: Option<Summary>,
+) -> Result<bool> {
+    let mine = Header {
+        valid: true,
+        chunk: overlay.chunk(),
+    };
+    match read_header(io, cow) {
+        Ok((header, found)) => Ok(header == Some(mine) && found == Ok(summary)),
+        Err(StoreError::Io(error)) => Err(error),
+        Err(_) => Ok(false),
+    }
 }
 
 /// The header of a COW device, and what it says of a summary.
@@ -469,38 +447,49 @@ pub(crate) fn write_header(
     written
 }
 
-/// Reads the list of exceptions into the index.
-fn load(io: &IoClient, cow: &Device, overlay: &Overlay, bounds: Bounds) -> Result<(), StoreError> {
-    let words =
-        usize::try_from(UsedMap::words_for(bounds.cow_chunks)).map_err(|_| StoreError::Memory)?;
+/// Reads the list of exceptions into the index, all of it or what is behind a summary.
+fn load(
+    io: &IoClient,
+    cow: &Device,
+    overlay: &Overlay,
+    bounds: Bounds,
+    areas: &mut AreaReader,
+    summary: Option<&Summary>,
+) -> Result<(), StoreError> {
+    let layout = overlay.layout;
+    // Which chunks are in use is known only if all of the list is read.
+    let words = match summary {
+        None => UsedMap::words_for(bounds.cow_chunks),
+        Some(_) => 0,
+    };
+    let words = usize::try_from(words).map_err(|_| StoreError::Memory)?;
     let mut words = KVVec::from_elem(0, words, GFP_KERNEL)?;
     let mut used = UsedMap::new(&mut words);
-    let mut areas = AreaReader::new(overlay, bounds)?;
     let mut entries = KVVec::new();
     let mut highest = 0;
-    let mut area = 0;
+    let (mut area, mut slot) = summary.map_or((0, 0), |summary| summary.end(layout));
     let content = loop {
-        if area >= overlay.layout.areas_within(bounds.cow_chunks) {
+        if area >= layout.areas_within(bounds.cow_chunks) {
             return Err(FormatError::NoEnd(area).into());
         }
         let content = areas.get(io, cow, overlay, area)?;
-        let mut slot = 0;
         while let Some(entry) = entry_at(content, slot) {
-            overlay.layout.check(entry, bounds)?;
-            if !used.claim(entry.cow) {
+            layout.check(entry, bounds)?;
+            if summary.is_none() && !used.claim(entry.cow) {
                 return Err(FormatError::CowTwice(entry).into());
             }
             entries.push(entry, GFP_KERNEL)?;
             highest = highest.max(entry.cow);
             slot += 1;
         }
-        if (slot as u64) < overlay.layout.entries() {
+        if (slot as u64) < layout.entries() {
             break content;
         }
         if entries.len() >= SORTED_ENTRIES {
             add_all(overlay, &mut entries)?;
         }
         area += 1;
+        slot = 0;
     };
     let mut metadata = overlay.area.lock();
     metadata.image.load(area, content, usize::MAX);
@@ -510,7 +499,13 @@ fn load(io: &IoClient, cow: &Device, overlay: &Overlay, bounds: Bounds) -> Resul
     overlay.note_area(area);
     // Looking for holes may take long: not under the lock.
     let mut alloc = overlay.new_allocator()?;
-    alloc.restore(listed, highest, &used);
+    match summary {
+        None => alloc.restore(listed, highest, &used),
+        Some(summary) => {
+            let behind = highest.saturating_add(1);
+            alloc.resume(listed, summary.next_free.max(behind));
+        }
+    }
     let old = mem::replace(&mut overlay.state.lock().alloc, alloc);
     drop(old);
     Ok(())

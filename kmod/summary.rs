@@ -13,6 +13,7 @@
 
 use crate::commit;
 use crate::copier::Copier;
+use crate::copier::LINGER_MS;
 use crate::dm::without_io;
 use crate::dm::Device;
 use crate::dm::Durability;
@@ -46,6 +47,8 @@ use core::sync::atomic::AtomicU64;
 use kernel::alloc::AllocError;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::time::Instant;
+use kernel::time::Monotonic;
 
 /// Pages that are read, or written, at a time.
 const BATCH: usize = 8;
@@ -108,7 +111,8 @@ impl Pages {
     /// Notes that somebody waits for the exceptions of the chunks `first..=last`.
     pub(crate) fn ask(&self, first: u64, last: u64) {
         if let Some((next, end)) = self.missing(first, last) {
-            (next..end).for_each(|n| self.asked.add(n));
+            let missing = (next..end).filter(|n| !self.read.has(*n));
+            missing.for_each(|n| self.asked.add(n));
         }
     }
 
@@ -185,12 +189,33 @@ pub(crate) struct Summaries {
     tried: u64,
     /// For reading.
     buffer: Option<IoBuffer>,
+    /// Since when exceptions that are ready wait for what is done here.
+    waiting: Option<Instant<Monotonic>>,
+}
+
+/// Takes over a summary of which nothing has been read but where its pages are.
+pub(crate) fn found(overlay: &Overlay, summary: Summary, pages: KVBox<Pages>) {
+    overlay.worker.lock().live = Some(summary);
+    let state = overlay.state.lock();
+    overlay.set_limit(limit_of(overlay, summary.start()));
+    drop(state);
+    overlay.read_later(pages);
 }
 
 impl Summaries {
-    /// The header points at this one.
-    pub(crate) fn found(&mut self, summary: Summary) {
-        self.live = Some(summary);
+    /// Exceptions that are ready are committed after a second, also while something else is being done
+    /// in the background.
+    pub(crate) fn linger(&mut self, overlay: &Overlay) {
+        let mut state = overlay.state.lock();
+        if state.pending.ready_len() == 0 {
+            self.waiting = None;
+            return;
+        }
+        let since = *self.waiting.get_or_insert_with(Instant::now);
+        if since.elapsed().as_millis() >= LINGER_MS.into() {
+            state.wanted = state.pending.issued();
+            self.waiting = None;
+        }
     }
 
     /// Whether a list of `listed` entries is to be summarised while it is in use.
@@ -231,7 +256,9 @@ pub(crate) fn read_asked(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut 
     overlay.state.lock().asked = false;
     if let Some(pages) = overlay.pages.get() {
         while let Some(n) = pages.next_asked().filter(|_| overlay.is_usable()) {
-            read_pages(this, overlay, pages, summaries, n, n);
+            if !pages.read.has(n) && read_pages(this, overlay, pages, summaries, n, n).is_err() {
+                return lose(this);
+            }
             pages.asked.remove(n);
         }
     }
@@ -251,23 +278,31 @@ pub(crate) fn read_asked(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut 
     }
 }
 
+/// Gives a store up whose list cannot be read: nobody knows any more which chunks it has.
+fn lose(this: &Arc<Copier>) {
+    Copier::invalidate(this, "its list of exceptions cannot be read");
+}
+
 /// Reads the next pages. Sleeps.
 pub(crate) fn read_on(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut Summaries) {
-    let missing = |pages: &Pages| pages.next_missing(0);
-    match overlay.pages.get() {
-        Some(pages) if overlay.is_usable() => match missing(pages) {
-            Some(n) => {
-                let last = n.saturating_add(BATCH as u64 - 1);
-                let last = last.min(pages.fences.pages().saturating_sub(1));
-                read_pages(this, overlay, pages, summaries, n, last);
-            }
-            None => overlay.set_whole(),
-        },
-        _ => overlay.set_whole(),
+    if try_read_on(this, overlay, summaries).is_err() {
+        lose(this);
     }
 }
 
-/// Reads pages `first..=last`, or all of the list if that fails; or gives the store up. Sleeps.
+fn try_read_on(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut Summaries) -> Result {
+    let pages = overlay.pages.get().filter(|_| overlay.is_usable());
+    let next = pages.and_then(|pages| Some((pages, pages.next_missing(0)?)));
+    let Some((pages, n)) = next else {
+        overlay.set_whole();
+        return Ok(());
+    };
+    let last = n.saturating_add(BATCH as u64 - 1);
+    let last = last.min(pages.fences.pages().saturating_sub(1));
+    read_pages(this, overlay, pages, summaries, n, last)
+}
+
+/// Reads pages `first..=last`, or all of the list if that fails. Sleeps.
 fn read_pages(
     this: &Arc<Copier>,
     overlay: &Overlay,
@@ -275,27 +310,49 @@ fn read_pages(
     summaries: &mut Summaries,
     first: u64,
     last: u64,
-) {
-    let read = try_pages(this, overlay, pages, summaries, first, last);
+) -> Result {
+    let read = loop {
+        match try_pages(this, overlay, pages, summaries, first, last) {
+            Err(SummaryOrError::Other(error)) if error == ENOMEM => await_memory(overlay)?,
+            read => break read,
+        }
+    };
     let Err(error) = read else {
-        return;
+        return Ok(());
     };
     error.report(this.cow_device());
     let (io, cow) = (&this.io, this.cow_device());
     let origin_chunks = pages.bounds.origin_chunks;
     let mut area = overlay.area.lock();
-    let insert = |run| insert_missing(overlay, run);
-    if store::for_all(io, cow, overlay, &area.image, origin_chunks, insert).is_err() {
-        drop(area);
-        return Copier::invalidate(this, "its list of exceptions cannot be read");
+    loop {
+        let insert = |run: Run| {
+            insert_missing(overlay, run)?;
+            // A summary that is wrong may have said that it was free.
+            let end = run.cow.saturating_add(run.len);
+            overlay.state.lock().alloc.raise(end);
+            Ok(())
+        };
+        match store::for_all(io, cow, overlay, &area.image, origin_chunks, insert) {
+            Err(error) if error == ENOMEM => await_memory(overlay)?,
+            Err(error) => return Err(error),
+            Ok(()) => break,
+        }
     }
     (0..pages.fences.pages()).for_each(|n| pages.read.add(n));
     // If it stays, whoever activates the store next reads all of the list again.
-    if forget(io, cow, overlay, &mut area).is_ok() {
+    let may_write = this.is_writable() && !overlay.state.lock().paused;
+    if may_write && forget(io, cow, overlay, &mut area).is_ok() {
         summaries.live = None;
         let _state = overlay.state.lock();
         overlay.set_limit(u64::MAX);
     }
+    Ok(())
+}
+
+/// Waits for others to free memory. `EIO` if the store is not usable any more.
+fn await_memory(overlay: &Overlay) -> Result {
+    overlay.changed.wait_for(1, || !overlay.is_usable());
+    overlay.is_usable().then_some(()).ok_or(EIO)
 }
 
 fn try_pages(
@@ -448,14 +505,15 @@ impl Copier {
     }
 
     /// Reads all of the list that has not been read. Sleeps.
-    pub(crate) fn read_all(this: &Arc<Self>) {
+    pub(crate) fn read_all(this: &Arc<Self>) -> Result {
         let Some(overlay) = this.overlay().filter(|overlay| !overlay.is_whole()) else {
-            return;
+            return Ok(());
         };
         let mut summaries = overlay.worker.lock();
         while !overlay.is_whole() {
-            without_io(|| read_on(this, overlay, &mut summaries));
+            without_io(|| try_read_on(this, overlay, &mut summaries))?;
         }
+        Ok(())
     }
 }
 
@@ -477,19 +535,32 @@ struct Maker {
 }
 
 impl Maker {
-    /// Begins where `listed` entries are listed.
-    fn new(area: &Area, (floor, top): (u64, u64)) -> Result<Self> {
-        let image = &area.image;
-        let filled = image.filled() * ENTRY_LEN;
+    /// Begins with what is listed.
+    fn new(this: &Copier, overlay: &Overlay, live: Option<Summary>) -> Result<Self> {
+        let area = overlay.area.lock();
+        let listed = area.image.listed();
+        let (floor, top) = place(this.cow_device(), live, listed);
+        let mut summary = Summary {
+            pages: 0,
+            top,
+            listed,
+            next_free: 0,
+            fences: 0,
+            last: 0,
+        };
+        let (last, count) = summary.end(overlay.layout);
+        let mut buffer = IoBuffer::new(overlay.chunk().bytes())?;
+        let content = if last == area.image.area() {
+            area.image.bytes()
+        } else {
+            // It was filled, and the image is that of the next one.
+            store::read_area(&this.io, this.cow_device(), overlay, last, &mut buffer)?;
+            &buffer
+        };
+        summary.last = crc32c(content.get(..count * ENTRY_LEN).ok_or(EINVAL)?);
+        drop(area);
         Ok(Self {
-            summary: Summary {
-                pages: 0,
-                top,
-                listed: image.listed(),
-                next_free: 0,
-                fences: 0,
-                last: crc32c(image.bytes().get(..filled).ok_or(EINVAL)?),
-            },
+            summary,
             floor,
             next: 0,
             left: None,
@@ -594,19 +665,27 @@ impl Maker {
 
 /// Goes on with the summary of a list that is in use. Sleeps.
 pub(crate) fn make_some(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut Summaries) {
-    let made = make(this, overlay, summaries, BATCH);
+    // The flag may be that of a table that has handed the overlay over.
+    let goes_on = this.is_retired()
+        || this.keeps_summary() && matches!(make(this, overlay, summaries, BATCH), Ok(false));
     let mut state = overlay.state.lock();
     state.summarising = false;
-    state.summarise &= matches!(made, Ok(false));
+    state.summarise &= goes_on;
 }
 
 /// Summarises the list of a snapshot that is being removed, if it has none or has grown much.
 /// Nobody uses it any more. Sleeps.
 pub(crate) fn close(this: &Arc<Copier>) {
-    let Some(overlay) = this.overlay().filter(|_| this.line().features.summary) else {
+    let wanted = this.keeps_summary() && this.was_active();
+    let Some(overlay) = this.overlay().filter(|_| wanted) else {
         return;
     };
     let summaries = &mut *overlay.worker.lock();
+    // Somebody else may have the COW device by now.
+    let (io, cow) = (&this.io, this.cow_device());
+    if !store::has_header(io, cow, overlay, summaries.live).unwrap_or(false) {
+        return;
+    }
     let listed = overlay.area.lock().image.listed();
     let grown = listed.saturating_sub(summaries.live.map_or(0, |live| live.listed));
     let usable = overlay.state.lock().condition == Condition::Valid && !overlay.is_unlisted();
@@ -655,13 +734,13 @@ fn try_make(
     summaries: &mut Summaries,
     pages: usize,
 ) -> Result<bool> {
-    if overlay.is_unsure() {
+    // Pages are aligned to their own size only.
+    let alike = u64::from(this.cow_device().block_sectors()) <= PAGE_SECTORS;
+    if overlay.is_unsure() || !alike {
         return Err(ENOSPC);
     }
     let Some(maker) = &mut summaries.making else {
-        let area = overlay.area.lock();
-        let place = place(this.cow_device(), summaries.live, area.image.listed());
-        summaries.making = Some(Maker::new(&area, place)?);
+        summaries.making = Some(Maker::new(this, overlay, summaries.live)?);
         return Ok(false);
     };
     for _ in 0..pages {
@@ -707,7 +786,8 @@ fn finish(
             return Err(EIO);
         }
         if state.pending.durable() >= target {
-            summary.next_free = state.alloc.next_free();
+            // Behind the last chunk that may be handed out comes an area, which counts as taken.
+            summary.next_free = state.alloc.next_free().min(overlay.limit());
             break;
         }
         drop(state);
@@ -751,14 +831,19 @@ pub(crate) fn make_room(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut S
     summaries.tried = area.image.listed();
     let forgotten = forget(&this.io, this.cow_device(), overlay, &mut area);
     drop(area);
-    if forgotten.is_err() {
-        Copier::invalidate(this, "writing the header failed");
-    } else {
-        summaries.live = None;
-    }
     let mut state = overlay.state.lock();
-    overlay.set_limit(u64::MAX);
     state.making_room = false;
+    state.summarise = false;
+    if forgotten.is_ok() {
+        summaries.live = None;
+        overlay.set_limit(u64::MAX);
+        return;
+    }
+    overlay.set_unsure(true);
+    if !state.blocked.writes.is_empty() || !state.blocked.origin.is_empty() {
+        // They wait for the room.
+        this.give_up(overlay, &mut state, "the header cannot be written");
+    }
 }
 
 /// Forgets a summary that was not made use of. Sleeps.

@@ -64,8 +64,9 @@ fn place(summary: &Summary, layout: Layout, bounds: Bounds, cow_sectors: u64) {
         start + summary.fence_bytes() as u64 / 512,
         end.min(summary.top)
     );
-    let (area, slot) = summary.end(layout);
-    assert_eq!(area * layout.entries() + slot as u64, summary.listed);
+    let (area, count) = summary.end(layout);
+    assert_eq!(area * layout.entries() + count as u64, summary.listed);
+    assert!(count as u64 <= layout.entries());
 }
 
 fn pages(mut summary: Summary, firsts: [u64; 2], bytes: &[u8], bounds: PageBounds) {

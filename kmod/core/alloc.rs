@@ -71,6 +71,11 @@ impl<H: DerefMut<Target = [u64]>> Allocator<H> {
         self.hole_count = 0;
     }
 
+    /// All chunks below `next_free` count as taken.
+    pub fn raise(&mut self, next_free: u64) {
+        self.next_free = self.next_free.max(self.layout.skip_metadata(next_free));
+    }
+
     /// How many chunks up to `highest` can hold data.
     fn data_chunks_up_to(&self, highest: u64) -> u64 {
         let areas = highest.saturating_sub(1) / (self.layout.entries() + 1);

@@ -105,7 +105,7 @@ pub struct Summary {
     pub next_free: u64,
     /// The checksum of the fences.
     pub fences: u32,
-    /// The checksum of the entries before entry `listed` in its area.
+    /// The checksum of the entries that are summarised of the area that has the last one of them.
     pub last: u32,
 }
 
@@ -124,8 +124,10 @@ impl Summary {
         let parsed = || {
             let header: &[u8; SUMMARY_HEADER_LEN] = bytes.first_chunk()?;
             (word(HEADER_LEN)? == header_sum(header)).then_some(())?;
+            let pages = word(20)?;
+            (pages <= MOST_PAGES).then_some(())?;
             Some(Self {
-                pages: word(20)?,
+                pages,
                 top: long(24)?,
                 listed: long(32)?,
                 next_free: long(40)?,
@@ -170,11 +172,13 @@ impl Summary {
         bounds: Bounds,
         cow_sectors: u64,
     ) -> Result<(), SummaryError> {
-        let right = self.pages <= MOST_PAGES
-            && self.top <= cow_sectors
+        let areas = layout.areas_within(self.next_free);
+        let right = self.top <= cow_sectors
             && self.top % PAGE_SECTORS == 0
             && self.next_free >= layout.first_data()
             && self.next_free <= bounds.cow_chunks
+            // Every entry has a chunk of its own.
+            && self.listed <= self.next_free.saturating_sub(1).saturating_sub(areas)
             && self.listed <= layout.capacity(bounds.cow_chunks)
             && self
                 .start()
@@ -204,20 +208,23 @@ impl Summary {
         fence_bytes(self.pages)
     }
 
-    /// In which area the list goes on behind what is summarised, and from which entry of it on.
+    /// The area that has the last entry that is summarised, and how many of its entries are; area 0 and
+    /// none if no entry is.
     pub fn end(&self, layout: Layout) -> (u64, usize) {
-        let (area, slot) = (
-            self.listed / layout.entries(),
-            self.listed % layout.entries(),
-        );
-        (area, slot as usize)
+        let Some(last) = self.listed.checked_sub(1) else {
+            return (0, 0);
+        };
+        let (area, slot) = (last / layout.entries(), last % layout.entries());
+        (area, slot as usize + 1)
     }
 
-    /// Checks that the area in which the summarised entries end, whose content is given, begins with
-    /// the ones that were there.
+    /// Checks that the area of [`Self::end`], whose content is given, begins with the entries that it
+    /// had.
     pub fn check_end(&self, layout: Layout, content: &[u8]) -> Result<(), SummaryError> {
-        let (_, slot) = self.end(layout);
-        let before = content.get(..slot * ENTRY_LEN).ok_or(SummaryError::Stale)?;
+        let (_, count) = self.end(layout);
+        let before = content
+            .get(..count * ENTRY_LEN)
+            .ok_or(SummaryError::Stale)?;
         let all = before
             .chunks_exact(ENTRY_LEN)
             .all(|entry| Exception::decode(entry).is_some());

@@ -204,6 +204,13 @@ impl Setup<'_> {
         unsafe { Device::from_raw(NonNull::new(bdev).ok_or(ENODEV)?, self.gate.enter()) }
     }
 
+    /// Whether the table may be written to, and so its devices that are opened as it is.
+    pub(crate) fn is_writable(&self) -> bool {
+        // SAFETY: The core keeps `ti` and its table valid while the constructor runs.
+        let mode = unsafe { bindings::dm_table_get_mode((*self.ti).table) };
+        mode & BLK_OPEN_WRITE != 0
+    }
+
     /// Whether two names mean the same device; false also if one means none.
     pub(crate) fn same_device(&self, one: &CStr, other: &CStr) -> bool {
         let number = |path: &CStr| {

@@ -347,6 +347,80 @@ t_power_cut() {
     echo "versions after the cuts:$seen"
 }
 
+# A table that is read-only changes nothing, whatever the store has and the table asks for.
+t_read_only() {
+    local before device
+    with_summary
+    device=$(loop $D/store --read-only)
+    readonly_table() { echo "0 $(size base) holey-snapshot $D/base $device P $CHUNK $1"; }
+    before=$(sha256sum <$D/store)
+    for features in '' '1 summary'; do
+        dmsetup create snap --readonly --table "$(readonly_table "$features")"
+        check snap snap
+        remove snap
+        equal "$(sha256sum <$D/store)" "$before" 'the store'
+    done
+    # A table that may be written to, on a device that may not: what is there can be read.
+    if dmsetup create snap --table "$(readonly_table '')"; then
+        check snap snap
+        remove snap
+    fi
+    equal "$(sha256sum <$D/store)" "$before" 'the store'
+    # A long list without a summary gets none.
+    losetup --detach $device
+    activate snap base store ''
+    remove snap
+    equal "$(version)" 1
+    device=$(loop $D/store --read-only)
+    before=$(sha256sum <$D/store)
+    dmsetup create snap --readonly --table "$(readonly_table '1 summary')"
+    check snap snap
+    remove snap
+    equal "$(sha256sum <$D/store)" "$before" 'the store'
+}
+
+# A table that was loaded and never resumed writes nothing.
+t_loaded_only() {
+    local before
+    with_summary
+    activate snap base store ''
+    remove snap
+    equal "$(version)" 1
+    before=$(sha256sum <$D/store)
+    dmsetup create snap --notable
+    dmsetup load snap --table "$(table base store)"
+    dmsetup clear snap
+    remove snap
+    equal "$(sha256sum <$D/store)" "$before" 'the store'
+}
+
+# A summary in the making ends when the store goes to a table that does not want one.
+# limit: 120
+t_unwanted() {
+    load
+    vol base 196608
+    cow store 262144
+    fill base base 1
+    fork_model base snap
+    make_origin origin base
+    activate snap base store ''
+    fill snap snap 2 --count 80000
+    sync $D/snap
+    equal "$(version)" 1
+    # The commit of the next write begins one.
+    change snap "$(table base store)"
+    scribble snap snap 3 --ops 3 --max 4
+    sync $D/snap
+    change snap "$(table base store '')"
+    scribble snap snap 4 --ops 50
+    sleep 1
+    change snap "$(table base store '')"
+    equal "$(version)" 1
+    check snap snap
+    remove snap
+    equal "$(version)" 1
+}
+
 # What cannot have a summary.
 t_refused() {
     load

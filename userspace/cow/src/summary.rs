@@ -83,13 +83,18 @@ fn read_pages<D: Disk>(
             Err(error) => return Ok(Err(error)),
         };
         for run in runs {
-            match run {
-                Ok(run) => told.extend((0..run.len).map(|n| Exception {
-                    origin: run.origin + n,
-                    cow: run.cow + n,
-                })),
+            let run = match run {
+                Ok(run) => run,
                 Err(error) => return Ok(Err(error)),
+            };
+            // Each has a COW chunk of its own, or somebody wants to fill the memory.
+            if told.len() as u64 + run.len > summary.next_free {
+                return Ok(Err(SummaryError::Run(n)));
             }
+            told.extend((0..run.len).map(|n| Exception {
+                origin: run.origin + n,
+                cow: run.cow + n,
+            }));
         }
     }
     Ok(Ok(told))

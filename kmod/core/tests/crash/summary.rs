@@ -86,7 +86,7 @@ pub(crate) fn read(cow: &[Sector], origin_sectors: usize) -> Result<Option<Known
     let (mut area, mut slot) = summary.end(layout);
     loop {
         let content = store::area_bytes(cow, layout, area);
-        if slot != 0 {
+        if (area, slot) == summary.end(layout) {
             summary.check_end(layout, &content).map_err(|e| text(&e))?;
         }
         while let Some(entry) = entry_at(&content, slot) {
@@ -160,6 +160,18 @@ impl Snapshot {
         true
     }
 
+    /// The checksum of the last entries that are summarised.
+    fn sum_last(&self, host: &Host, area: &Area, summary: &mut Summary) {
+        let (number, count) = summary.end(self.layout);
+        let disks = host.disks.borrow();
+        let bytes = match number == area.image.area() {
+            true => area.image.bytes().to_vec(),
+            // It was just written.
+            false => store::area_bytes(disks[self.disk].content(), self.layout, number),
+        };
+        summary.last = crc32c(&bytes[..count * ENTRY_LEN]);
+    }
+
     async fn write_bytes(&self, host: &Rc<Host>, sector: u64, bytes: &[u8]) -> Result<(), Failed> {
         let sectors = Sector::cut(bytes);
         let io = host.write(self.disk, sector as usize, sectors, Durability::Volatile);
@@ -196,15 +208,15 @@ impl Snapshot {
             true => (0, end),
             false => (floor, top),
         };
-        let filled = area.image.filled() * ENTRY_LEN;
         let mut summary = Summary {
             pages: 0,
             top,
             listed: area.image.listed(),
             next_free: 0,
             fences: 0,
-            last: crc32c(&area.image.bytes()[..filled]),
+            last: 0,
         };
+        self.sum_last(host, area, &mut summary);
         let (mut next, mut left) = (0, None);
         let mut fences = Vec::new();
         let mut page = PageWriter::new(vec![0; PAGE_LEN]);
@@ -259,10 +271,10 @@ impl Snapshot {
         }
         if host.has(Fault::SummaryCountedLate) {
             summary.listed = area.image.listed();
-            let filled = area.image.filled() * ENTRY_LEN;
-            summary.last = crc32c(&area.image.bytes()[..filled]);
+            self.sum_last(host, area, &mut summary);
         }
-        summary.next_free = self.state.borrow().alloc.next_free();
+        let free = self.state.borrow().alloc.next_free();
+        summary.next_free = free.min(self.state.borrow().limit);
         self.state.borrow_mut().unsure = true;
         self.state.borrow_mut().summarised = true;
         let mut head = [0; SECTOR];
