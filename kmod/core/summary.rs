@@ -214,8 +214,8 @@ impl Summary {
         let Some(last) = self.listed.checked_sub(1) else {
             return (0, 0);
         };
-        let (area, slot) = (last / layout.entries(), last % layout.entries());
-        (area, slot as usize + 1)
+        let entries = layout.entries().max(1);
+        (last / entries, (last % entries) as usize + 1)
     }
 
     /// Checks that the area of [`Self::end`], whose content is given, begins with the entries that it
