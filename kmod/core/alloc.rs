@@ -78,7 +78,7 @@ impl<H: DerefMut<Target = [u64]>> Allocator<H> {
 
     /// How many chunks up to `highest` can hold data.
     fn data_chunks_up_to(&self, highest: u64) -> u64 {
-        let areas = highest.saturating_sub(1) / (self.layout.entries() + 1);
+        let areas = highest.saturating_sub(1) / self.layout.stride();
         highest
             .saturating_sub(Layout::FIRST_DATA - 1)
             .saturating_sub(areas)

@@ -20,6 +20,7 @@
 //! Source: the format as `Documentation/cow-format.rst` describes it, byte by byte.
 
 use core::fmt;
+use core::num::NonZeroU64;
 
 /// Bytes in a sector, the unit of the block layer's addresses.
 pub const SECTOR_SIZE: u64 = 512;
@@ -298,19 +299,27 @@ impl Layout {
         self.chunk
     }
 
-    /// Entries in an area, which is also the number of data chunks behind it.
+    /// Entries in an area, which is also the number of data chunks behind it. A power of two, which the
+    /// compiler sees too.
     pub const fn entries(self) -> u64 {
-        (self.chunk.bytes() / ENTRY_LEN) as u64
+        /// Binary logarithm of the entries in a sector.
+        const IN_A_SECTOR: u32 = (SECTOR_SIZE as usize / ENTRY_LEN).ilog2();
+        1u64.wrapping_shl(self.chunk.shift().wrapping_add(IN_A_SECTOR))
+    }
+
+    /// Chunks from one area to the next: at least 2, which the compiler sees too.
+    pub const fn stride(self) -> u64 {
+        NonZeroU64::MIN.saturating_add(self.entries()).get()
     }
 
     /// The chunk that holds area `area`.
     pub const fn area_chunk(self, area: u64) -> u64 {
-        area.saturating_mul(self.entries() + 1).saturating_add(1)
+        area.saturating_mul(self.stride()).saturating_add(1)
     }
 
     /// Whether `chunk` is the header or an area.
     pub const fn is_metadata(self, chunk: u64) -> bool {
-        !self.transient && (chunk == HEADER_CHUNK || chunk % (self.entries() + 1) == 1)
+        !self.transient && (chunk == HEADER_CHUNK || chunk % self.stride() == 1)
     }
 
     /// `chunk`, or the next one if it is metadata.
@@ -330,8 +339,7 @@ impl Layout {
             return u64::MAX;
         }
         // Areas stand at 1 modulo the stride.
-        let stride = self.entries() + 1;
-        stride - chunk.wrapping_sub(1) % stride
+        self.stride() - chunk.wrapping_sub(1) % self.stride()
     }
 
     /// How many areas lie wholly inside a COW device of `cow_chunks` chunks.
@@ -339,7 +347,7 @@ impl Layout {
         if cow_chunks < 2 {
             0
         } else {
-            (cow_chunks - 2) / (self.entries() + 1) + 1
+            (cow_chunks - 2) / self.stride() + 1
         }
     }
 

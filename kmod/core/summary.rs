@@ -214,7 +214,7 @@ impl Summary {
         let Some(last) = self.listed.checked_sub(1) else {
             return (0, 0);
         };
-        let entries = layout.entries().max(1);
+        let entries = layout.entries();
         (last / entries, (last % entries) as usize + 1)
     }
 
