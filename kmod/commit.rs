@@ -287,7 +287,7 @@ fn retry(this: &Arc<Copier>, overlay: &Overlay, mut waiters: Waiters, writable: 
 }
 
 /// Lets origin writes ask again.
-fn write_origin(this: &Arc<Copier>, mut bios: Bios) {
+pub(crate) fn write_origin(this: &Arc<Copier>, mut bios: Bios) {
     while let Some(bio) = bios.pop() {
         let (start, sectors) = (bio.sector(), u64::from(bio.sectors()));
         if let Some(bio) = this.origin.admit(start, sectors, bio) {

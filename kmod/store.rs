@@ -16,13 +16,11 @@ use crate::holey_core::format::FormatError;
 use crate::holey_core::format::Header;
 use crate::holey_core::format::Layout;
 use crate::holey_core::format::UsedMap;
-use crate::holey_core::format::HEADER_LEN;
 use crate::holey_core::format::MAX_COW_CHUNKS;
 use crate::holey_core::format::SECTOR_SIZE;
 use crate::holey_core::index::Extent;
 use crate::holey_core::index::IndexError;
 use crate::holey_core::index::Run;
-use crate::holey_core::merge::Runs;
 use crate::holey_core::merge::Window;
 use crate::holey_core::sort::places_for;
 use crate::holey_core::sort::sort_by_origin;
@@ -437,11 +435,24 @@ pub(crate) fn write_header(
         valid,
         chunk: overlay.chunk(),
     };
-    if let Some(place) = zeros.get_mut(..HEADER_LEN) {
-        place.copy_from_slice(&header.encode());
-    }
+    write_start(io, cow, &header.encode(), zeros, part)
+}
+
+/// Writes `start`, and zeros up to the end of `part`, to the start of the COW device, durably, after all
+/// that was written before. `zeros` is zero before and after. Sleeps.
+pub(crate) fn write_start(
+    io: &IoClient,
+    cow: &Device,
+    start: &[u8],
+    zeros: &mut IoBuffer,
+    part: core::ops::Range<usize>,
+) -> Result {
+    zeros
+        .get_mut(..start.len())
+        .ok_or(EINVAL)?
+        .copy_from_slice(start);
     let written = io.write(cow, 0, zeros, part, Durability::FlushedAndDurable);
-    if let Some(place) = zeros.get_mut(..HEADER_LEN) {
+    if let Some(place) = zeros.get_mut(..start.len()) {
         place.fill(0);
     }
     written
@@ -596,10 +607,10 @@ fn add_all(overlay: &Overlay, entries: &mut KVVec<Exception>) -> Result<(), Stor
 }
 
 /// Adds a few runs, `next` and `others`. Leaves in `next` the first that is not added.
-fn add_some(
+pub(crate) fn add_some(
     overlay: &Overlay,
     next: &mut Option<Run>,
-    others: &mut Runs<'_>,
+    others: &mut impl Iterator<Item = Run>,
 ) -> Result<(), IndexError> {
     let mut state = overlay.state.lock();
     let mut inserter = overlay.index.inserter(&mut state.writer);

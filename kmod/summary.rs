@@ -33,7 +33,6 @@ use crate::holey_core::summary::Summary;
 use crate::holey_core::summary::SummaryError;
 use crate::holey_core::summary::PAGE_LEN;
 use crate::holey_core::summary::PAGE_SECTORS;
-use crate::holey_core::summary::SUMMARY_HEADER_LEN;
 use crate::overlay::Area;
 use crate::overlay::Bio;
 use crate::overlay::Condition;
@@ -56,8 +55,6 @@ const BATCH: usize = 8;
 const FEW_ENTRIES: u64 = 4096;
 /// one that has grown by fewer, or less than doubled, is not while it is in use.
 const MANY_ENTRIES: u64 = 65536;
-/// Runs that are added to the index before others get its lock.
-const RUNS_AT_A_TIME: usize = 256;
 
 /// A summary of which pages may not have been read.
 pub(crate) struct Pages {
@@ -116,9 +113,9 @@ impl Pages {
         }
     }
 
-    /// The first page that has not been read, from page `from` on.
-    fn next_missing(&self, from: u64) -> Option<u64> {
-        self.read.next(from, self.fences.pages(), false)
+    /// The first page that has not been read.
+    fn next_missing(&self) -> Option<u64> {
+        self.read.next(0, self.fences.pages(), false)
     }
 
     /// The first page that is waited for.
@@ -263,19 +260,12 @@ pub(crate) fn read_asked(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut 
         }
     }
     let Waiters {
-        mut writes,
-        mut origin,
-        ..
+        mut writes, origin, ..
     } = mem::take(&mut overlay.state.lock().unread);
     while let Some(bio) = writes.pop() {
         Copier::map_again(this, overlay, bio);
     }
-    while let Some(bio) = origin.pop() {
-        let (start, sectors) = (bio.sector(), u64::from(bio.sectors()));
-        if let Some(bio) = this.origin.admit(start, sectors, bio) {
-            bio.submit();
-        }
-    }
+    commit::write_origin(this, origin);
 }
 
 /// Gives a store up whose list cannot be read: nobody knows any more which chunks it has.
@@ -292,7 +282,7 @@ pub(crate) fn read_on(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut Sum
 
 fn try_read_on(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut Summaries) -> Result {
     let pages = overlay.pages.get().filter(|_| overlay.is_usable());
-    let next = pages.and_then(|pages| Some((pages, pages.next_missing(0)?)));
+    let next = pages.and_then(|pages| Some((pages, pages.next_missing()?)));
     let Some((pages, n)) = next else {
         overlay.set_whole();
         return Ok(());
@@ -378,52 +368,28 @@ fn try_pages(
         if pages.read.has(n) {
             continue;
         }
-        let mut runs = pages.fences.read(n, page, pages.bounds)?;
-        let mut next = runs.next().transpose()?;
+        let mut wrong = None;
+        let runs = pages.fences.read(n, page, pages.bounds)?;
+        let mut runs = runs.map_while(|run| run.map_err(|error| wrong = Some(error)).ok());
+        let mut next = runs.next();
         while next.is_some() {
-            match insert_some(overlay, &mut next, &mut runs)? {
+            match store::add_some(overlay, &mut next, &mut runs) {
                 Ok(()) => {}
                 Err(IndexError::NeedNodes) => overlay.add_nodes()?,
                 Err(IndexError::Exists | IndexError::Range) => {
                     let Some(run) = next else { break };
                     insert_missing(overlay, run).map_err(|_| SummaryError::Run(n))?;
-                    next = runs.next().transpose()?;
+                    next = runs.next();
                 }
                 Err(IndexError::Damaged) => return Err(EIO.into()),
             }
         }
+        if let Some(error) = wrong {
+            return Err(error.into());
+        }
         pages.read.add(n);
     }
     Ok(())
-}
-
-/// Adds a few runs, `next` and `others`. Leaves in `next` the first that is not added.
-fn insert_some(
-    overlay: &Overlay,
-    next: &mut Option<Run>,
-    others: &mut impl Iterator<Item = Result<Run, SummaryError>>,
-) -> Result<Result<(), IndexError>, SummaryError> {
-    let mut state = overlay.state.lock();
-    let mut inserter = overlay.index.inserter(&mut state.writer);
-    let mut added = Ok(());
-    for _ in 0..RUNS_AT_A_TIME {
-        let Some(run) = *next else {
-            break;
-        };
-        added = inserter.insert_run(run);
-        if added.is_err() {
-            break;
-        }
-        match others.next().transpose() {
-            Ok(run) => *next = run,
-            Err(error) => {
-                overlay.note(&state);
-                return Err(error);
-            }
-        }
-    }
-    overlay.note(&state);
-    Ok(added)
 }
 
 /// Adds those chunks of a run that are not in the index. `EINVAL` if one is, with another place.
@@ -794,19 +760,11 @@ fn finish(
         commit::commit(this, overlay, summaries);
     }
     let mut area = overlay.area.lock();
-    let zeros = &mut area.zeros;
-    let header = summary.encode(overlay.chunk());
-    let place = zeros.get_mut(..SUMMARY_HEADER_LEN).ok_or(EINVAL)?;
-    place.copy_from_slice(&header);
     overlay.set_unsure(true);
     overlay.set_summarised(true);
-    let part = 0..store::block_bytes(this.cow_device());
-    let durability = Durability::FlushedAndDurable;
-    let written = this.io.write(this.cow_device(), 0, zeros, part, durability);
-    if let Some(place) = zeros.get_mut(..SUMMARY_HEADER_LEN) {
-        place.fill(0);
-    }
-    written?;
+    let (io, cow) = (&this.io, this.cow_device());
+    let (header, part) = (summary.encode(overlay.chunk()), 0..store::block_bytes(cow));
+    store::write_start(io, cow, &header, &mut area.zeros, part)?;
     overlay.set_unsure(false);
     drop(area);
     summaries.making = None;

@@ -442,21 +442,15 @@ mod tests {
             writer("a 0"),
             Err(TableError::Chunk(FormatError::ChunkSize(0)))
         );
-        assert_eq!(parse("a b P 8").unwrap().copier_chunk(), Ok(chunk));
+        let copier = |line: &str| parse(line).and_then(|line| line.copier_chunk());
+        assert_eq!(copier("a b P 8"), Ok(chunk));
+        assert_eq!(copier("a b P 8 1 summary"), Err(TableError::SummaryAlone));
         assert_eq!(
-            parse("a b P 8 1 summary").unwrap().copier_chunk(),
-            Err(TableError::SummaryAlone)
-        );
-        let passdown = parse("a b P 8 2 discard_zeroes_cow discard_passdown_origin");
-        assert_eq!(
-            passdown.unwrap().copier_chunk(),
+            copier("a b P 8 2 discard_zeroes_cow discard_passdown_origin"),
             Err(TableError::CopierPassdown)
         );
         for line in ["a b N 8", "a b PO 8", "a b P 0"] {
-            assert_eq!(
-                parse(line).unwrap().copier_chunk(),
-                Err(TableError::CopierStore)
-            );
+            assert_eq!(copier(line), Err(TableError::CopierStore));
         }
     }
 

@@ -279,17 +279,22 @@ t_reload() {
     check snap snap
 }
 
-# A long list gets a summary while it is in use, and another one when it has doubled.
-# limit: 180
-t_while_in_use() {
-    local first
+# long_list FEATURES: a snapshot with room for a list that gets a summary while it is in use
+long_list() {
     load
     vol base 196608
     cow store 262144
     fill base base 1
     fork_model base snap
     make_origin origin base
-    activate snap base store
+    activate snap base store "$1"
+}
+
+# A long list gets a summary while it is in use, and another one when it has doubled.
+# limit: 180
+t_while_in_use() {
+    local first
+    long_list '1 summary'
     fill snap snap 2 --count 80000
     eventually 20 eval '[ "$(version)" = 2 ]'
     first=$(listed)
@@ -397,13 +402,7 @@ t_loaded_only() {
 # A summary in the making ends when the store goes to a table that does not want one.
 # limit: 120
 t_unwanted() {
-    load
-    vol base 196608
-    cow store 262144
-    fill base base 1
-    fork_model base snap
-    make_origin origin base
-    activate snap base store ''
+    long_list ''
     fill snap snap 2 --count 80000
     sync $D/snap
     equal "$(version)" 1
