@@ -60,8 +60,10 @@ use kernel::workqueue::WorkItem;
 /// Blocks of one copy: what fits in a bio without more memory.
 const MOST_BLOCKS: usize = 4;
 const PAGE_SECTORS: u64 = (kernel::page::PAGE_SIZE / 512) as u64;
-/// Bios that can be had when memory is short.
-const RESERVED_BIOS: c_uint = 16;
+/// Bios that can be had when memory is short. Each is sent before the next is asked for, so that one
+/// would do; the kernel keeps as many where it wants to go on (`BIO_POOL_SIZE`). Every one of them
+/// takes a page for blocks that it never has.
+const RESERVED_BIOS: c_uint = 2;
 
 /// The memory of a lane.
 #[derive(Clone, Copy)]
@@ -92,6 +94,7 @@ pub(crate) struct CopyClient {
     kcopyd: Kcopyd,
     throttle: Option<Throttle>,
     lanes: [Arc<Lane>; 2],
+    queue: Arc<WorkQueue>,
 }
 
 impl CopyClient {
@@ -100,10 +103,12 @@ impl CopyClient {
 
     /// Creates a client. May sleep.
     pub(crate) fn new(throttle: Option<Throttle>) -> Result<Self> {
+        let queue = Arc::new(WorkQueue::new(c"dm_copy")?, GFP_KERNEL)?;
         Ok(Self {
             kcopyd: Kcopyd::new(throttle)?,
             throttle,
-            lanes: [Lane::new(SMALL)?, Lane::new(LARGE)?],
+            lanes: [Lane::new(SMALL, &queue)?, Lane::new(LARGE, &queue)?],
+            queue,
         })
     }
 
@@ -158,9 +163,10 @@ impl Drop for CopyClient {
     fn drop(&mut self) {
         for lane in &self.lanes {
             lane.flying.wait_idle();
-            // Not from the worker itself, which drops its reference to the lane last.
-            lane.queue.drain();
         }
+        // While a queue is drained nobody but its own work may add to it. It must not go from there
+        // either, and a worker drops its reference to its lane last.
+        self.queue.drain();
     }
 }
 
@@ -264,7 +270,8 @@ struct Lane {
     #[pin]
     lists: IrqLock<Lists>,
     flying: Arc<Gate>,
-    queue: WorkQueue,
+    /// That of its client.
+    queue: Arc<WorkQueue>,
     #[pin]
     work: Work<Self>,
 }
@@ -274,7 +281,7 @@ impl_has_work! {
 }
 
 impl Lane {
-    fn new(budget: Budget) -> Result<Arc<Self>> {
+    fn new(budget: Budget, queue: &Arc<WorkQueue>) -> Result<Arc<Self>> {
         let mut blocks = KVVec::with_capacity(budget.kept, GFP_KERNEL)?;
         // Enough for one copy, so that there is always one that goes on.
         for _ in 0..MOST_BLOCKS {
@@ -294,7 +301,7 @@ impl Lane {
                 bios <- BioSet::new(RESERVED_BIOS),
                 lists <- new_irq_lock!(lists, c"dm_copy"),
                 flying: Gate::new()?,
-                queue: WorkQueue::new(c"dm_copy")?,
+                queue: queue.clone(),
                 work <- new_work!("dm_copy"),
             }? Error),
             GFP_KERNEL,
