@@ -76,22 +76,21 @@ def at_work(work, www, root, clients, *what):
 
 def rsync(pair, work):
     """The same of an rsync daemon: for an update, and for finding out that there is none."""
-    sums = {"bytes": 0, "cpu": 0.0}
+
+    def cost(times, *options, update=False):
+        sent = 0
+        with tools.RsyncDaemon(job) as server:
+            for _ in range(times):
+                if update:
+                    job.lay_old()
+                said = run("rsync", "--inplace", "--compress", "--times", "--stats", *options, server.url, job.out)[1]
+                sent += sum(tools.rsync_bytes(said))
+        return {"bytes": sent / times, "cpu": server.cpu / times}
+
     with tempfile.TemporaryDirectory(dir=work) as folder:
         job = tools.Job(pair / "old.img", pair / "fresh.img", Path(folder))
-        options = ("--inplace", "--compress", "--times", "--stats")
-        with tools.RsyncDaemon(job) as server:
-            for _ in range(RSYNC_CLIENTS):
-                job.lay_old()
-                said = run("rsync", *options, "--ignore-times", server.url, job.out)[1]
-                sums["bytes"] += sum(tools.rsync_bytes(said))
-        update = {"bytes": sums["bytes"] / RSYNC_CLIENTS, "cpu": server.cpu / RSYNC_CLIENTS}
-        sums = 0
-        with tools.RsyncDaemon(job) as server:
-            for _ in range(RSYNC_POLLS):
-                sums += sum(tools.rsync_bytes(run("rsync", *options, server.url, job.out)[1]))
-        poll = {"bytes": sums / RSYNC_POLLS, "cpu": server.cpu / RSYNC_POLLS}
-    return update, poll
+        # The images have the same size, and may have the same time.
+        return cost(RSYNC_CLIENTS, "--ignore-times", update=True), cost(RSYNC_POLLS)
 
 
 def measure(options, work):
@@ -123,7 +122,7 @@ def cost_row(who, costs):
 
 
 def fleet_rows(costs):
-    """What the fleet is for a server: (text, unit, value)."""
+    """What the fleet is for a server: (text, value)."""
     update, poll = costs["update"], costs["poll"]
     polls, updates = MANY / POLL_SECONDS, MANY / (ROLL_OUT_HOURS * 3600)
     return (
