@@ -11,7 +11,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// A failure; it names the object it is about and, where there is one, the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The versions that are published.
+    /// The versions that are published, or what is to be.
     #[error(transparent)]
     Repository(#[from] dmholey_repository::Error),
     /// Signing, or what is published already and is not what it should be.
@@ -28,14 +28,6 @@ pub enum Error {
     /// A text names no place.
     #[error("{0}")]
     Unknown(String),
-    /// Something published is not what it should be.
-    #[error("{object}: {why}")]
-    Broken {
-        /// The file.
-        object: String,
-        /// The reason and the way out.
-        why: String,
-    },
 }
 
 impl Error {
@@ -50,10 +42,7 @@ impl Error {
 
     /// Something that is not as it should be.
     pub fn broken(object: impl ToString, why: impl Into<String>) -> Self {
-        Self::Broken {
-            object: object.to_string(),
-            why: why.into(),
-        }
+        dmholey_repository::Error::broken(object, why).into()
     }
 
     /// A refusal about a path.
@@ -72,7 +61,6 @@ impl Error {
             Self::Repository(error) => error.kind(),
             Self::Tuf { .. } | Self::Unknown(_) => Kind::Refused,
             Self::Registry(_) => Kind::Io,
-            Self::Broken { .. } => Kind::Store,
         }
     }
 }

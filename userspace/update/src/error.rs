@@ -12,9 +12,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// A failure; it names the object it is about and, where there is one, the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Input, output, a refusal or an interruption, or a broken delta.
+    /// Input, output, a refusal or an interruption, or a file that is not what it should be.
     #[error(transparent)]
-    Delta(#[from] dmholey_delta::Error),
+    Repository(#[from] dmholey_repository::Error),
     /// Nobody has a file, or nobody has the right one.
     #[error("{file}: no mirror has it: {why}")]
     Unavailable {
@@ -42,23 +42,12 @@ pub enum Error {
     /// What is published is not what it should be, or not any more.
     #[error("what is published cannot be used")]
     Tuf(#[from] Box<tough::error::Error>),
-    /// A file is not what it should be.
-    #[error("{object}: {why}")]
-    Broken {
-        /// The file.
-        object: String,
-        /// The reason and the way out.
-        why: String,
-    },
 }
 
 impl Error {
     /// Something that is not as it should be.
     pub fn broken(object: impl ToString, why: impl Into<String>) -> Self {
-        Self::Broken {
-            object: object.to_string(),
-            why: why.into(),
-        }
+        dmholey_repository::Error::broken(object, why).into()
     }
 
     /// Something that may work later.
@@ -83,10 +72,9 @@ impl Error {
     /// What the failure means.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Delta(error) => error.kind(),
+            Self::Repository(error) => error.kind(),
             Self::Unavailable { .. } | Self::Later { .. } => Kind::Io,
             Self::Tuf(_) | Self::Unauthorized { .. } => Kind::Refused,
-            Self::Broken { .. } => Kind::Store,
         }
     }
 
@@ -120,6 +108,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 impl From<dmholey_cow::Error> for Error {
     fn from(error: dmholey_cow::Error) -> Self {
-        Self::Delta(error.into())
+        Self::Repository(error.into())
+    }
+}
+
+impl From<dmholey_delta::Error> for Error {
+    fn from(error: dmholey_delta::Error) -> Self {
+        Self::Repository(error.into())
     }
 }

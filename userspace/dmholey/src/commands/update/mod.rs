@@ -7,7 +7,6 @@ pub mod check;
 pub mod commit;
 pub mod pull;
 pub mod repair;
-pub mod rollback;
 pub mod status;
 pub mod write;
 
@@ -41,7 +40,7 @@ pub enum Update {
     /// Show which version the disk is, and how far an update is; nobody is asked
     Status(status::Status),
     /// Get the version before back into the disk, or drop what was made ready
-    Rollback(rollback::Rollback),
+    Rollback(apply::Apply),
     /// Keep the new version; there is no way back from there
     Commit(commit::Commit),
     /// Make a disk that is no known version one, and fetch only what differs
@@ -79,9 +78,9 @@ pub fn run(args: &Update, output: Output) -> anyhow::Result<Exit> {
     match args {
         Update::Check(args) => check::run(args, output),
         Update::Pull(args) => pull::run(args, output),
-        Update::Apply(args) => apply::run(args, output),
+        Update::Apply(args) => apply::forward(args, output),
         Update::Status(args) => status::run(args, output),
-        Update::Rollback(args) => rollback::run(args, output),
+        Update::Rollback(args) => apply::back(args, output),
         Update::Commit(args) => commit::run(args, output),
         Update::Repair(args) => repair::run(args, output),
         Update::Write(args) => write::run(args, output),
