@@ -6,6 +6,7 @@ left behind however the run ends.
 """
 
 import ctypes
+import functools
 import json
 import os
 import selectors
@@ -184,7 +185,8 @@ class Guest:
         self.error = None
         self.ready = False
         self.timed_out = False
-        self.stuck = False
+        # Why the machine never came up, where that says nothing of the guest.
+        self.stillborn = None
         self.status_text = b""
         self.deadline = None
         self.started = time.monotonic()
@@ -211,6 +213,8 @@ class Guest:
                 pass
             if not self.timed_out:
                 self.process.wait(timeout=LEAVE_SECONDS)
+                if not self.ready and self.process.returncode == -signal.SIGABRT:
+                    self.stillborn = f"QEMU gave up while the guest was booting: {self.complaint}"
         finally:
             self.kill()
             selector.close()
@@ -260,7 +264,8 @@ class Guest:
     def out_of_time(self, selector):
         """Ask the kernel where its blocked tasks and its CPUs are, for the log, before the end."""
         self.timed_out = True
-        self.stuck = not self.ready and self.timeout > self.boot_limit
+        if not self.ready and self.timeout > self.boot_limit:
+            self.stillborn = "the guest's boot got stuck, which happens on a machine without KVM under load"
         try:
             self.sysrq(b"wl")
         except (OSError, ValueError):
@@ -283,6 +288,7 @@ class Guest:
             self.process.kill()
         self.process.wait()
 
+    @functools.cached_property
     def complaint(self):
         """What QEMU itself had to say."""
         return self.process.stderr.read().decode(errors="replace").strip()

@@ -296,8 +296,7 @@ def verdict(options, guest):
         return BOOT_FAILED
     if guest.exit_status is None:
         how = "its kernel panicked" if kernlog.panicked(guest.console) else "it ended without a word"
-        complaint = guest.complaint()
-        say(f"the guest is gone: {how}. {complaint}\nThe end of the kernel's log:\n{tail}")
+        say(f"the guest is gone: {how}. {guest.complaint}\nThe end of the kernel's log:\n{tail}")
         return BOOT_FAILED if guest.console else NO_MACHINE
     if guest.exit_status:
         if guest.exit_status >= OWN_HIGH:
@@ -322,8 +321,8 @@ def main():
         options.accel = "tcg" if options.icount or not kvm_works(options) else "kvm"
     try:
         guest = start(options)
-        if guest.stuck:
-            say("the guest's boot got stuck, which happens on a machine without KVM under load: once more")
+        if guest.stillborn:
+            say(f"{guest.stillborn}: once more")
             guest = start(options)
         if options.verbose and guest.ready:
             say(f"{options.accel}: booted in {guest.boot_seconds:.1f} s")
