@@ -45,9 +45,10 @@ fuzz: ## fuzz what reads foreign bytes, each target for SECONDS=60
 soak: ## compare with the stock targets for hours by random scripts: HOURS=, MINUTES=, SEED=
 	@scripts/soak
 
-bench: ## measure everything beside dm-snapshot and others, deltas beside other tools: Documentation/performance
+bench: ## measure everything beside dm-snapshot and others, deltas and servers beside other tools: Documentation/performance
 	@scripts/bench --keep
 	@scripts/bench-delta --keep
+	@scripts/bench-fleet --keep
 
 bench-quick: ## measure a part of it and fail if something has become slower than benches/recorded.json says
 	@scripts/bench --quick

@@ -68,10 +68,10 @@ class Job:
 
 
 class Nginx(Server):
-    """A static web server."""
+    """A static web server; at any port if none is given."""
 
-    def __init__(self, job):
-        port = free_port()
+    def __init__(self, job, port=None):
+        port = port or free_port()
         self.url, self.log = f"http://127.0.0.1:{port}", job.folder / "access"
         configuration = job.folder / "nginx.conf"
         configuration.write_text(NGINX.format(folder=job.folder, port=port, www=job.www))

@@ -13,6 +13,7 @@ sys.path[:0] = [str(TOP / "benches/delta"), str(TOP / "benches/lab")]
 import chart  # noqa: E402
 import page  # noqa: E402
 import tools  # noqa: E402
+from child import free_port  # noqa: E402
 from child import run  # noqa: E402
 
 FLEET = TOP / "target/release/holey-fleet"
@@ -53,21 +54,21 @@ def publish(pair, work):
 class Served(tools.Nginx):
     """nginx, whose log counts headers as well."""
 
-    def __init__(self, job):
+    def __init__(self, job, port):
         plain, tools.NGINX = tools.NGINX, tools.NGINX.replace("$body_bytes_sent", "$bytes_sent")
         try:
-            super().__init__(job)
+            super().__init__(job, port)
         finally:
             tools.NGINX = plain
 
 
-def at_work(work, www, root, clients, *what):
+def at_work(work, www, root, port, clients, *what):
     """Bytes and seconds of the server's processor per client."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
         job = tools.Job(www, www, Path(folder))
         job.www.rmdir()
         job.www.symlink_to(www)
-        with Served(job) as server:
+        with Served(job, port) as server:
             arguments = ("--clients", clients, "--work", work / f"clients-{clients}", "--root", root, "--mirror", server.url)
             run(FLEET, *arguments, *what)
             sent = server.bytes()
@@ -96,9 +97,11 @@ def rsync(pair, work):
 def measure(options, work):
     root, www = publish(options.pair, work)
     found = {"image": (options.pair / "fresh.img").stat().st_size, "static": {}}
+    # What a client knows of a server is about its address.
+    port = free_port()
     for clients in options.clients or CLIENTS:
-        update = at_work(work, www, root, clients, "update", "1")
-        poll = at_work(work, www, root, clients, "poll")
+        update = at_work(work, www, root, port, clients, "update", "1")
+        poll = at_work(work, www, root, port, clients, "poll")
         found["static"][clients] = {"update": update, "poll": poll}
         tell(f"{clients} clients, static files", update, poll)
     update, poll = rsync(options.pair, work)
