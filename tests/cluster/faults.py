@@ -118,7 +118,7 @@ def agent_copier(fleet, numbers):
 
 @fault
 def hang_copier_takes_over(fleet, numbers):
-    """The writer hangs. A copier tells that it is silent, it is fenced, and the copier takes over: all timed."""
+    """The writer hangs: a copier tells that it is silent, it is fenced, and the copier takes over. All are timed."""
     writer, copiers = roles(fleet)
     heir = numbers.choice(copiers)
     member = fleet.members[heir]
