@@ -24,6 +24,10 @@ PORT = 7100
 NAME = "data"
 
 
+class Wrong(Failed):
+    """Something holds what it must not hold."""
+
+
 class Member:
     """What is known of a node beside its machine."""
 
@@ -264,7 +268,7 @@ key = "tls/{name}.key"
     def look_for_wrong(self, name):
         log = self.members[name].log
         if log and log.wrong:
-            raise Failed(f"{name} has read what it must not: {len(log.wrong)} times; {'; '.join(log.wrong[:5])}")
+            raise Wrong(f"{name} has read what it must not: {len(log.wrong)} times; {'; '.join(log.wrong[:5])}")
 
     def is_loaded(self, name):
         member = self.members[name]
@@ -336,7 +340,7 @@ key = "tls/{name}.key"
         data = os.pread(self.volume.fd, self.sectors * 512, 0)
         bad = self.members[writer].log.differs_now(generations(data, self.seed))
         if bad:
-            raise Failed(f"the volume is not what the writer, {writer}, has written: {describe(bad)}")
+            raise Wrong(f"the volume is not what the writer, {writer}, has written: {describe(bad)}")
         self.counts["volumes compared"] += 1
         self.sectors_compared += self.sectors
 
