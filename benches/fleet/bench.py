@@ -78,11 +78,13 @@ def at_work(work, www, root, port, clients, *what):
 def rsync(pair, work):
     """The same of an rsync daemon: for an update, and for finding out that there is none."""
 
-    def cost(times, *options, update=False):
+    def cost(times, is_update):
+        # The images have the same size, and may have the same time.
+        options = ("--ignore-times",) if is_update else ()
         sent = 0
         with tools.RsyncDaemon(job) as server:
             for _ in range(times):
-                if update:
+                if is_update:
                     job.lay_old()
                 said = run("rsync", "--inplace", "--compress", "--times", "--stats", *options, server.url, job.out)[1]
                 sent += sum(tools.rsync_bytes(said))
@@ -90,8 +92,7 @@ def rsync(pair, work):
 
     with tempfile.TemporaryDirectory(dir=work) as folder:
         job = tools.Job(pair / "old.img", pair / "fresh.img", Path(folder))
-        # The images have the same size, and may have the same time.
-        return cost(RSYNC_CLIENTS, "--ignore-times", update=True), cost(RSYNC_POLLS)
+        return cost(RSYNC_CLIENTS, is_update=True), cost(RSYNC_POLLS, is_update=False)
 
 
 def measure(options, work):

@@ -61,8 +61,8 @@ use kernel::workqueue::WorkItem;
 const MOST_BLOCKS: usize = 4;
 const PAGE_SECTORS: u64 = (kernel::page::PAGE_SIZE / 512) as u64;
 /// Bios that can be had when memory is short. Each is sent before the next is asked for, so that one
-/// would do; the kernel keeps as many where it wants to go on (`BIO_POOL_SIZE`). Every one of them
-/// takes a page for blocks that it never has.
+/// would do; two is what the kernel's own pools keep (`BIO_POOL_SIZE`). Every one of them takes a
+/// page for blocks that it never has.
 const RESERVED_BIOS: c_uint = 2;
 
 /// The memory of a lane.
