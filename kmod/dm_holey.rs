@@ -13,6 +13,15 @@
 //! The targets (`origin.rs`, `snapshot.rs`, `merge.rs`, `writer.rs`) combine them. Copiers on other
 //! hosts are reached through an agent (`agent.rs`, `keeper.rs`).
 
+// What may panic has no place in a kernel (`scripts/module --clippy`).
+#![deny(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
+
 use core::borrow::Borrow;
 use kernel::prelude::*;
 use kernel::str::CStr;

@@ -24,7 +24,7 @@ SLOW = {"debug": 20}
 DEFAULT_LIMIT = 60
 # For booting, tidying up and powering off.
 MARGIN = 120
-SETS = ("smoke", "main", "all")
+SETS = ("smoke", "main", "rest", "all")
 FUNCTION = re.compile(r"^t_(\w+)\(\) *\{")
 
 
@@ -59,9 +59,7 @@ class Test:
         return self.name.partition("/")[0]
 
     def is_in(self, which):
-        if which == "smoke":
-            return self.area == "smoke"
-        return which == "all" or self.is_main
+        return {"smoke": self.area == "smoke", "main": self.is_main, "rest": not self.is_main, "all": True}[which]
 
 
 def all_tests():
