@@ -26,6 +26,8 @@ use std::sync::atomic::Ordering;
 pub const LEN: usize = 32;
 /// Bytes of an image that are digested by themselves.
 pub const SEGMENT: u64 = 1 << 20;
+/// Bytes of a block of data, and of one with digests, in dm-verity's tree.
+pub const VERITY_BLOCK: u64 = 4096;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,9 +119,52 @@ impl Hasher {
 /// So it can be made by several threads, holes cost nothing, and of a changed image only the segments
 /// that have changed are read again.
 pub fn image<D: Disk>(disk: &D, watch: &dyn Progress) -> Result<Digest> {
-    let size = disk.size();
-    let segments = size.div_ceil(SEGMENT);
-    let count = usize::try_from(segments).unwrap_or(usize::MAX);
+    let mut all = Hasher::default();
+    for digest in segments(disk, SEGMENT, Digest::of, watch)? {
+        all.update(&digest.0);
+    }
+    Ok(all.finish())
+}
+
+/// The root digest of an image for dm-verity; nothing if it is empty or has a part of a block.
+///
+/// It is what `veritysetup format --salt=-` prints: SHA-256, no salt, blocks of [`VERITY_BLOCK`] bytes
+/// (version 1 of the hash format, see `Documentation/admin-guide/device-mapper/verity.rst` of the kernel).
+pub fn verity<D: Disk>(disk: &D, watch: &dyn Progress) -> Result<Option<Digest>> {
+    const FAN_OUT: usize = VERITY_BLOCK as usize / LEN;
+    if disk.size() == 0 || disk.size() % VERITY_BLOCK != 0 {
+        return Ok(None);
+    }
+    let above = |digests: &[Digest]| match digests {
+        // The tree of a single block is that block.
+        [only] if disk.size() == VERITY_BLOCK => *only,
+        _ => {
+            let mut block = [0; VERITY_BLOCK as usize];
+            for (to, digest) in block.chunks_exact_mut(LEN).zip(digests) {
+                to.copy_from_slice(&digest.0);
+            }
+            Digest::of(&block)
+        }
+    };
+    let leaves = |data: &[u8]| {
+        let blocks = data.chunks(VERITY_BLOCK as usize);
+        above(&blocks.map(Digest::of).collect::<Vec<_>>())
+    };
+    let mut level = segments(disk, VERITY_BLOCK * FAN_OUT as u64, leaves, watch)?;
+    while level.len() > 1 {
+        level = level.chunks(FAN_OUT).map(above).collect();
+    }
+    Ok(level.pop())
+}
+
+/// What `of` makes of each segment of so many bytes; it may be called by several threads at a time.
+fn segments<D: Disk>(
+    disk: &D,
+    segment: u64,
+    of: impl Fn(&[u8]) -> Digest + Sync,
+    watch: &dyn Progress,
+) -> Result<Vec<Digest>> {
+    let count = usize::try_from(disk.size().div_ceil(segment)).unwrap_or(usize::MAX);
     let mut digests = vec![Digest([0; LEN]); count];
     let threads = crate::threads();
     let each = count.div_ceil(threads).max(1);
@@ -129,40 +174,40 @@ pub fn image<D: Disk>(disk: &D, watch: &dyn Progress) -> Result<Digest> {
             .chunks_mut(each)
             .enumerate()
             .map(|(i, digests)| {
-                let done = &done;
-                scope.spawn(move || segment_digests(disk, i * each, digests, done, watch))
+                let (of, done) = (&of, &done);
+                scope.spawn(move || digest_each(disk, segment, i * each, digests, of, done, watch))
             })
             .collect();
         workers.into_iter().try_for_each(crate::join)
     })?;
-    let mut all = Hasher::default();
-    digests.iter().for_each(|digest| all.update(&digest.0));
-    Ok(all.finish())
+    Ok(digests)
 }
 
-fn segment_digests<D: Disk>(
+fn digest_each<D: Disk>(
     disk: &D,
+    segment: u64,
     first: usize,
     digests: &mut [Digest],
+    of: impl Fn(&[u8]) -> Digest,
     done: &AtomicU64,
     watch: &dyn Progress,
 ) -> Result<()> {
     let size = disk.size();
-    let mut buf = vec![0; SEGMENT as usize];
-    let zero = Digest::of(&buf);
+    let mut buf = vec![0; segment as usize];
+    let zero = of(&buf);
     let mut data = 0;
     for (i, digest) in digests.iter_mut().enumerate() {
-        let start = (first + i) as u64 * SEGMENT;
-        let len = SEGMENT.min(size - start);
+        let start = (first + i) as u64 * segment;
+        let len = segment.min(size - start);
         let part = buf.get_mut(..len as usize).unwrap_or_default();
         if data < start + len {
             data = disk.next_data(start);
         }
-        *digest = if data >= start + len && len == SEGMENT {
+        *digest = if data >= start + len && len == segment {
             zero
         } else {
             disk::read(disk, start, part)?;
-            Digest::of(part)
+            of(part)
         };
         let sum = done.fetch_add(len, Ordering::Relaxed) + len;
         progress::step(watch, sum, size)?;
@@ -202,6 +247,49 @@ mod tests {
             }
             let digest = image(&MemDisk::new(bytes), &Silent).unwrap();
             assert_eq!(digest, all.finish());
+        }
+    }
+
+    #[test]
+    fn dm_verity_takes_the_root() {
+        // What veritysetup 2.6.1 prints (format --salt=-); block n is 4096 bytes n modulo 251.
+        let roots = [
+            (
+                1,
+                "ad7facb2586fc6e966c004d7d1d16b024f5805ff7cb47c7a85dabd8b48892ca7",
+            ),
+            (
+                2,
+                "dd9c4d99ab2332f88ff3bd4cb99e3db16fea710ecbc8cef4b7e237fc5765401b",
+            ),
+            (
+                128,
+                "eade1212c3a6dd9dd817bf456bf067c41cdb483af154c5d0890d32744b7e4f6b",
+            ),
+            (
+                129,
+                "f0dbc433d6188c4e8e30ee2de31ee90ab1edf2fd7438d97feab12f75375886ad",
+            ),
+            (
+                16384,
+                "ccc30c071fc793fdaed1bad31da7ef407d01a182dd3f6cf9fb299703c057772e",
+            ),
+            (
+                16385,
+                "782e251d56bb96c667a59e2bcd44726d659bd335a49621cbfc23c1f2715e725d",
+            ),
+        ];
+        for (blocks, root) in roots {
+            let image = (0..blocks).flat_map(|n| [(n % 251) as u8; VERITY_BLOCK as usize]);
+            let found = verity(&MemDisk::new(image.collect()), &Silent).unwrap();
+            assert_eq!(
+                found.map(|root| root.to_string()).as_deref(),
+                Some(root),
+                "{blocks} blocks"
+            );
+        }
+        for size in [0, 4095, 4097] {
+            assert_eq!(verity(&MemDisk::new(vec![1; size]), &Silent).unwrap(), None);
         }
     }
 }

@@ -73,6 +73,41 @@ fn versions_are_kept_and_given_back() {
 }
 
 #[test]
+fn versions_have_a_root_for_dm_verity() {
+    let lab = Lab::new();
+    let mut image = vec![0; CHUNK];
+    lab.write("v1", &image);
+    image.extend([1; CHUNK]);
+    lab.write("v2", &image);
+    lab.write("odd", &image[..CHUNK + 512]);
+    let checkpoint = |image| ["image", "checkpoint", "r", image, "--verity", "--json"];
+    // What veritysetup prints for these.
+    for (image, root) in [
+        (
+            "v1",
+            "ad7facb2586fc6e966c004d7d1d16b024f5805ff7cb47c7a85dabd8b48892ca7",
+        ),
+        (
+            "v2",
+            "dd9c4d99ab2332f88ff3bd4cb99e3db16fea710ecbc8cef4b7e237fc5765401b",
+        ),
+    ] {
+        assert_eq!(lab.run(&checkpoint(image)).code(0).json()["verity"], root);
+    }
+    lab.run(&checkpoint("odd"))
+        .code(6)
+        .error(&["dm-verity takes blocks of 4096 bytes", "4608 bytes"]);
+    lab.run(&["image", "check", "r"]).code(0);
+    let list = fs::read_to_string(lab.path("r/repository.json")).unwrap();
+    lab.write("r/repository.json", list.replace("dd9c", "dd9d").as_bytes());
+    let found = lab.run(&["image", "check", "r"]).code(3).out;
+    assert!(
+        found.contains("version 2: its digest for dm-verity is another one"),
+        "{found}"
+    );
+}
+
+#[test]
 fn clients_skip_versions_and_old_ones_go() {
     let lab = lab();
     let made = lab

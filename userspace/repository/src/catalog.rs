@@ -51,6 +51,9 @@ pub struct Version {
     pub bytes: u64,
     /// Digest of the image: see [`dmholey_delta::digest::image`].
     pub digest: Digest,
+    /// Root digest for dm-verity, if there is one: see [`dmholey_delta::digest::verity`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verity: Option<Digest>,
     /// What was said about it.
     pub note: String,
 }
@@ -99,6 +102,7 @@ impl Catalog {
             made: version.made,
             bytes: version.bytes,
             digest: version.digest,
+            verity: version.verity,
             note: version.note.clone(),
         });
         let deltas = manifest.deltas.iter().filter_map(|link| {
@@ -244,6 +248,7 @@ mod tests {
             made: 0,
             bytes: 1,
             digest,
+            verity: None,
             note: String::new(),
         });
         let mut deltas: Vec<Delta> = deltas

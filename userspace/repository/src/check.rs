@@ -30,14 +30,23 @@ pub fn check(repository: &Repository, watch: Watch<'_>) -> Result<Report> {
         report.versions += 1;
         let found = repository.content(version.number).and_then(|content| {
             let title = format!("reading version {}", version.number);
-            Ok(digest::image(&content, &*watch(&title))?)
+            let digest = digest::image(&content, &*watch(&title))?;
+            let verity = match version.verity {
+                Some(_) => digest::verity(&content, &*watch(&title))?,
+                None => None,
+            };
+            Ok((digest, verity))
         });
         let object = || format!("{}: version {}", repository.dir().display(), version.number);
         match found {
-            Ok(digest) if digest == version.digest => {}
-            Ok(_) => report
+            Ok((digest, _)) if digest != version.digest => report
                 .findings
                 .push(format!("{}: its content has changed", object())),
+            Ok((_, verity)) if verity != version.verity => report.findings.push(format!(
+                "{}: its digest for dm-verity is another one",
+                object()
+            )),
+            Ok(_) => {}
             Err(error) => report.add(error, &object())?,
         }
     }

@@ -25,6 +25,7 @@ use dmholey_cow::Writer;
 use dmholey_delta::digest;
 use dmholey_delta::format::BLOCK;
 use dmholey_delta::make;
+use dmholey_delta::Digest;
 
 /// Sectors of a chunk in the stores: what a delta calls a block.
 const CHUNK: u32 = 8;
@@ -36,6 +37,8 @@ pub struct Options {
     pub made: u64,
     /// What is to be said about it.
     pub note: String,
+    /// Record the root digest for dm-verity, too.
+    pub verity: bool,
     /// How the delta from the version before is made, if it is.
     pub delta: Option<make::Options>,
     /// Add a version also if nothing has changed.
@@ -64,6 +67,14 @@ pub fn checkpoint(
         let why = format!("the note may have {MAX_NOTE} bytes and no control characters");
         return Err(Error::refused(repository.dir(), why));
     }
+    if options.verity && (source.size() == 0 || source.size() % digest::VERITY_BLOCK != 0) {
+        let why = format!(
+            "dm-verity takes blocks of {} bytes, and the image has {} bytes",
+            digest::VERITY_BLOCK,
+            source.size()
+        );
+        return Err(CowError::refused(source.name(), why).into());
+    }
     match repository.manifest().last().cloned() {
         None => first(repository, source, options, watch),
         Some(last) => next(repository, &last, source, options, watch),
@@ -86,6 +97,7 @@ fn first(
         made: options.made,
         bytes,
         digest: digest::image(&file, &*watch("digesting"))?,
+        verity: verity(&file, options, watch)?,
         changed_bytes: bytes,
         note: options.note.clone(),
     };
@@ -132,6 +144,7 @@ fn next(
         made: options.made,
         bytes,
         digest: last.digest,
+        verity: None,
         changed_bytes: found.written.exceptions * chunk.bytes() as u64,
         note: options.note.clone(),
     };
@@ -162,7 +175,15 @@ fn next(
     } else {
         version.digest = digest::image(&after, &*watch("digesting"))?;
     }
+    version.verity = verity(&after, options, watch)?;
     manifest.versions.push(version.clone());
     repository.commit(manifest)?;
     Ok(Taken::New(version, link))
+}
+
+fn verity(image: &impl Disk, options: &Options, watch: Watch<'_>) -> Result<Option<Digest>> {
+    match options.verity {
+        true => Ok(digest::verity(image, &*watch("digesting for dm-verity"))?),
+        false => Ok(None),
+    }
 }

@@ -63,6 +63,9 @@ pub struct Version {
     pub bytes: u64,
     /// Digest of the image: see [`dmholey_delta::digest::image`].
     pub digest: Digest,
+    /// Root digest for dm-verity, if it was asked for: see [`dmholey_delta::digest::verity`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verity: Option<Digest>,
     /// Bytes of the chunks that differ from the version before.
     pub changed_bytes: u64,
     /// What was said about it.
@@ -197,6 +200,7 @@ mod tests {
             made: 0,
             bytes,
             digest,
+            verity: None,
             changed_bytes: 0,
             note: String::new(),
         };
@@ -228,7 +232,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for manifest in [Manifest::default(), sample()] {
+        let mut verified = sample();
+        verified.versions[1].verity = Some(Digest::of(b"root"));
+        for manifest in [Manifest::default(), sample(), verified] {
             assert_eq!(Manifest::parse(&manifest.encode()), Ok(manifest));
         }
     }

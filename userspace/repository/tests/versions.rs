@@ -107,6 +107,7 @@ fn take(dir: &Path, image: &[u8], delta: bool, steps: i64) -> (Result<Taken>, bo
         note: "nightly".to_owned(),
         delta: delta.then_some(FAST),
         same: false,
+        verity: false,
     };
     let fuse = Fuse::new(steps);
     let watch = |_: &str| -> Box<dyn Progress> { Box::new(fuse.clone()) };

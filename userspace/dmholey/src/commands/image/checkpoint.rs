@@ -46,6 +46,9 @@ pub struct Checkpoint {
     /// Add a version also if nothing has changed
     #[arg(long)]
     same: bool,
+    /// Record the root digest that dm-verity takes for it (SHA-256, no salt), too
+    #[arg(long)]
+    verity: bool,
     #[command(flatten)]
     delta: DeltaHow,
 }
@@ -84,6 +87,7 @@ fn take(args: &Checkpoint, image: &Device, output: Output) -> anyhow::Result<Exi
     let options = Options {
         made: now.map_or(0, |time| time.as_secs()),
         note: args.note.clone(),
+        verity: args.verity,
         delta: (!args.no_delta).then(|| args.delta.options()),
         same: args.same,
     };

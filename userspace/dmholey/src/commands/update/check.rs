@@ -9,6 +9,7 @@ use crate::signals;
 use crate::units::human;
 use crate::units::utc;
 use clap::Args;
+use dmholey_delta::Digest;
 use serde::Serialize;
 
 /// Arguments of `update check`.
@@ -30,6 +31,8 @@ struct Report {
     version: u64,
     /// What was said about it.
     note: String,
+    /// Its root digest for dm-verity, if it was published with one.
+    verity: Option<Digest>,
     /// Whether the disk is another version.
     differs: bool,
     /// Versions that the deltas start from, if there is a way.
@@ -46,14 +49,14 @@ pub fn run(args: &Check, output: Output) -> anyhow::Result<Exit> {
     let session = args.which.open(output)?;
     let (known, plan) = session.check(args.to)?;
     let number = plan.target.number;
+    let target = known.catalog.version(number);
     let report = Report {
         installed: plan.installed.map(|version| version.number),
         version: number,
-        note: known
-            .catalog
-            .version(number)
+        note: target
             .map(|version| version.note.clone())
             .unwrap_or_default(),
+        verity: target.and_then(|version| version.verity),
         differs: !plan.is_done(),
         steps: plan
             .way
