@@ -70,7 +70,7 @@ remember_all() {
     dmsetup status | sed -n '/^vg-/p' | sort >>$NOTES
 }
 
-field() { lvs --noheadings --nosuffix -o "$1" vg/"$2" | tr -d ' '; }
+field() { lvs --noheadings --nosuffix --units m -o "$1" vg/"$2" | tr -d ' '; }
 
 # --- daemons; they look for their configuration where LVM_SYSTEM_DIR says ---
 
@@ -403,7 +403,7 @@ autoextend() {
     fill vg-snap snap 2 --count 6000
     eventually 30 is_larger 4.00
     remember 'extended'
-    fill vg-base base 3 --from 7000 --count 2000
+    fill vg-base base 3 --from 7000 --count 3000
     eventually 30 is_larger 6.00
     remember 'extended again'
     check vg-snap snap

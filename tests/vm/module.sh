@@ -12,13 +12,14 @@ t_modinfo() {
     for name in stock_names queue_if_no_space snapshot_copy_throttle snapshot_cow_threshold; do
         modinfo -F parm $MODULE | grep -q "^$name:"
     done
-    contains "$(modinfo -F depends $MODULE)" 'dm-mod'
     for alias in dm-{holey-origin,holey-snapshot,holey-merge,snapshot,snapshot-origin,snapshot-merge}; do
         modinfo -F alias $MODULE | grep -qx "$alias"
     done
     # Not staging, not proprietary, nothing forced: the kernel is tainted for being out of tree alone.
     load
     contains "$(cat /sys/module/dm_holey/taint)" '^O?E?$'
+    # In Debian's kernels device-mapper is a module, in the debug kernel it is built in.
+    ! grep -q '^dm_mod ' /proc/modules || contains "$(modinfo -F depends $MODULE)" 'dm-mod'
 }
 
 # kB that processes and caches could have.
