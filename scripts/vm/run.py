@@ -241,7 +241,7 @@ def make_machine(options, kernel, initrd, mounts, console):
     )
     if is_debug(kernel):
         # Of writes to freed memory KASAN sees the processors', this those of devices.
-        append += "page_poison=1 "
+        append += "page_poison=1 kasan_multi_shot "
     machine = qemu.Machine(options, kernel / "bzImage", initrd, append + options.append, console)
     for tag, here, _, writable in mounts:
         machine.share(tag, here, writable)

@@ -3,7 +3,8 @@
 # What the tests in the guest share. A test is a function t_NAME of AREA.sh and is called AREA/NAME; the
 # comment above it says what it shows, a line "# limit: SECONDS" in it how long it may take (default 60), and
 # "# set: main" that it is one of those that are run on slow kernels, too, "# kernel: NAME" that only that kernel has
-# what it needs, "# report: PATTERN" that the kernel is to report that (a fault of stock's).
+# what it needs, "# report: PATTERN" that the kernel is to report that (a fault of stock's), "# may report: PATTERN" that
+# kernels which check themselves do.
 #
 # A test fails when a command in it fails (set -e), so `[ ... ]`, `check`, `equal` and `refused` are its
 # assertions (a `!` in front of a command is none: set -e does not see it). It need not clean up: guest.sh removes what it made, and fails it if the module cannot be
