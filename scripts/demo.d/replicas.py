@@ -141,8 +141,8 @@ class Demo(Teller):
             fact(f"{seconds:6.1f} s  {what}")
         self.gap = again - self.killed
         fact(f"{self.gap:6.1f} s  in all")
-        self.merge = self.said("merged", self.writer.name) - self.said("vol", self.writer.name)
-        fact(f"the merge of its overlay ended {max(self.merge, 0):.1f} s after it was the writer, while it was used")
+        merged = self.said("merged", self.writer.name) - self.killed
+        fact(f"its overlay was merged into the volume in the background, {merged:.1f} s after the power-off")
 
     def has_lost_nothing(self):
         self.step("Every commit that was acknowledged is there")
