@@ -13,7 +13,7 @@
 //! The targets (`origin.rs`, `snapshot.rs`, `merge.rs`, `writer.rs`) combine them. Copiers on other
 //! hosts are reached through an agent (`agent.rs`, `keeper.rs`).
 
-// What may panic has no place in a kernel (`scripts/module --clippy`).
+// What may panic has no place in a kernel.
 #![deny(
     clippy::expect_used,
     clippy::indexing_slicing,
