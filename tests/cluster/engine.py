@@ -55,7 +55,7 @@ class Sharers:
 
     def role(self, node):
         done = node.attempt("dmholey --json cluster status | jq -r .role", 60)
-        return done.out.strip() if done else None
+        return (done and done.out.strip()) or None
 
     def new_writer(self):
         """One of the others, when it is the writer by its own word and by Pacemaker's."""
