@@ -132,7 +132,7 @@ pub fn image<D: Disk>(disk: &D, watch: &dyn Progress) -> Result<Digest> {
 /// (version 1 of the hash format, see `Documentation/admin-guide/device-mapper/verity.rst` of the kernel).
 pub fn verity<D: Disk>(disk: &D, watch: &dyn Progress) -> Result<Option<Digest>> {
     const FAN_OUT: usize = VERITY_BLOCK as usize / LEN;
-    if disk.size() == 0 || disk.size() % VERITY_BLOCK != 0 {
+    if !fits_verity(disk.size()) {
         return Ok(None);
     }
     let above = |digests: &[Digest]| match digests {
@@ -155,6 +155,11 @@ pub fn verity<D: Disk>(disk: &D, watch: &dyn Progress) -> Result<Option<Digest>>
         level = level.chunks(FAN_OUT).map(above).collect();
     }
     Ok(level.pop())
+}
+
+/// Whether an image of so many bytes can have a root digest for dm-verity: it is some whole blocks.
+pub fn fits_verity(bytes: u64) -> bool {
+    bytes > 0 && bytes % VERITY_BLOCK == 0
 }
 
 /// What `of` makes of each segment of so many bytes; it may be called by several threads at a time.

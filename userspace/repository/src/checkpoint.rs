@@ -67,7 +67,7 @@ pub fn checkpoint(
         let why = format!("the note may have {MAX_NOTE} bytes and no control characters");
         return Err(Error::refused(repository.dir(), why));
     }
-    if options.verity && (source.size() == 0 || source.size() % digest::VERITY_BLOCK != 0) {
+    if options.verity && !digest::fits_verity(source.size()) {
         let why = format!(
             "dm-verity takes blocks of {} bytes, and the image has {} bytes",
             digest::VERITY_BLOCK,
