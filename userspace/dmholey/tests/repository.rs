@@ -206,6 +206,15 @@ fn versions_are_published() {
     };
     refuse(&["image", "keys", "keys"], &["is not empty"]);
     refuse(&["image", "keys", "web", "--renew"], &["no N.root.json"]);
+    let signers = |of| {
+        let args = ["image", "keys", "keys", "--renew", "--signers", of];
+        lab.run_untouched(&args).code(2)
+    };
+    signers("root=2/3").error(&["add --rotate root"]);
+    for of in ["root", "root=3/2", "root=0/1", "nobody=1/1", "root=1/17"] {
+        let text = signers(of).err;
+        assert!(text.contains("is not ROLE=M/N, such as root=2/3"), "{text}");
+    }
     for name in names("keys") {
         if name.starts_with("targets-") {
             fs::remove_file(lab.path("keys").join(name)).unwrap();

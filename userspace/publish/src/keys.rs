@@ -2,9 +2,10 @@
 
 //! The keys of the four roles, and the root that names them.
 //!
-//! A folder has a private key for each role, as `ROLE-ID.pk8` (Ed25519, PKCS #8; the first digits of the
-//! key's ID), and every root there has been, as `N.root.json`. The key of the root is needed only to change
-//! keys, and should be elsewhere at all other times.
+//! A folder has the private keys of each role, as `ROLE-ID.pk8` (Ed25519, PKCS #8; the first digits of the
+//! key's ID), and every root there has been, as `N.root.json`. The keys of the root are needed only to change
+//! keys, and should be elsewhere at all other times; each of them in a place of its own, if it takes several to
+//! sign.
 
 use crate::error::Error;
 use crate::error::Result;
@@ -28,6 +29,8 @@ use std::path::PathBuf;
 use tough::editor::signed::SignedRole;
 use tough::key_source::KeySource;
 use tough::key_source::LocalKeySource;
+use tough::schema::decoded::Decoded;
+use tough::schema::decoded::Hex;
 use tough::schema::KeyHolder;
 use tough::schema::Role;
 use tough::schema::RoleKeys;
@@ -47,6 +50,30 @@ pub(crate) const SPECIFICATION: &str = "1.0.0";
 /// Bytes of a root at most.
 const MAX_ROOT: u64 = 1 << 20;
 
+/// Keys that a role can have at most.
+const MAX_KEYS: u64 = 16;
+
+/// How many keys a role has, and how many of them have to sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signers {
+    needed: NonZeroU64,
+    keys: NonZeroU64,
+}
+
+impl Signers {
+    /// One key.
+    pub const ONE: Self = Self {
+        needed: NonZeroU64::MIN,
+        keys: NonZeroU64::MIN,
+    };
+
+    /// So many of so many keys; `None` if that cannot be, or is more than 16.
+    pub fn new(needed: u64, keys: u64) -> Option<Self> {
+        let (needed, keys) = (NonZeroU64::new(needed)?, NonZeroU64::new(keys)?);
+        (needed <= keys && keys.get() <= MAX_KEYS).then_some(Self { needed, keys })
+    }
+}
+
 /// A folder of keys and roots.
 #[derive(Debug)]
 pub struct Keys {
@@ -55,8 +82,13 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Makes keys for all roles in a new or empty folder, and the first root, which expires at some time.
-    pub fn create(dir: &Path, expires: Timestamp) -> Result<Self> {
+    /// Makes keys for all roles in a new or empty folder, and the first root, which expires at some time. A role
+    /// has one key if nothing else is said of it.
+    pub fn create(
+        dir: &Path,
+        signers: &HashMap<RoleType, Signers>,
+        expires: Timestamp,
+    ) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|e| Error::path("make the folder", dir, e))?;
         let fail = |e| Error::path("change the mode of", dir, e);
         std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(fail)?;
@@ -81,10 +113,11 @@ impl Keys {
             _extra: HashMap::new(),
         };
         for role in ROLES {
-            keys.renew(&mut root, role)?;
+            let signers = signers.get(&role).copied().unwrap_or(Signers::ONE);
+            keys.renew(&mut root, role, signers)?;
         }
-        let key = [source(keys.key(&root, RoleType::Root)?)];
-        keys.write(&sign(root.clone(), &root, &key)?)?;
+        let sources = keys.there(&root, RoleType::Root)?;
+        keys.write(&sign(root.clone(), &root, &sources)?)?;
         Ok(keys)
     }
 
@@ -118,8 +151,14 @@ impl Keys {
     }
 
     /// Replaces the keys of these roles, and makes the next root, which expires at some time. Clients that
-    /// have any earlier root come to it by way of all those between.
-    pub fn rotate(&mut self, roles: &[RoleType], expires: Timestamp) -> Result<()> {
+    /// have any earlier root come to it by way of all those between. A role gets as many keys as it had, if
+    /// nothing else is said of it.
+    pub fn rotate(
+        &mut self,
+        roles: &[RoleType],
+        signers: &HashMap<RoleType, Signers>,
+        expires: Timestamp,
+    ) -> Result<()> {
         let old = self.read(self.version())?;
         let mut root = old.signed.clone();
         let next = root.version.checked_add(1);
@@ -128,13 +167,15 @@ impl Keys {
         root.expires = expires;
         let before = self.there(&old.signed, RoleType::Root)?;
         for &role in roles {
-            self.renew(&mut root, role)?;
+            let now = signers.get(&role).copied();
+            let signers = now.or_else(|| signers_of(&root, role));
+            self.renew(&mut root, role, signers.unwrap_or(Signers::ONE))?;
         }
         let version = root.version;
-        let key = self.there(&root, RoleType::Root)?;
-        let signed = sign(root.clone(), &root, &[key])?;
+        let now = self.there(&root, RoleType::Root)?;
+        let signed = sign(root.clone(), &root, &now)?;
         // Whoever knows the root before believes its keys only.
-        let before = sign(root, &old.signed, &[before])?
+        let before = sign(root, &old.signed, &before)?
             .signed()
             .signatures
             .clone();
@@ -144,20 +185,36 @@ impl Keys {
         Ok(())
     }
 
-    /// The keys of these roles, or an error that names the first one that is not there.
+    /// The keys of these roles that are there, or an error that names the first role that lacks too many.
     pub(crate) fn sources(&self, roles: &[RoleType]) -> Result<Vec<Box<dyn KeySource>>> {
         let root = self.read(self.version())?.signed;
-        roles.iter().map(|&role| self.there(&root, role)).collect()
+        let mut found = Vec::new();
+        for &role in roles {
+            found.append(&mut self.there(&root, role)?);
+        }
+        Ok(found)
     }
 
-    /// The key of a role, which must be there.
-    fn there(&self, root: &Root, role: RoleType) -> Result<Box<dyn KeySource>> {
-        let path = self.key(root, role)?;
-        if !path.exists() {
-            let why = format!("is missing: the role '{role}' has to sign");
-            return Err(Error::refused(&path, why));
+    /// The keys of a role that are there; they have to be enough to sign.
+    fn there(&self, root: &Root, role: RoleType) -> Result<Vec<Box<dyn KeySource>>> {
+        let (there, missing): (Vec<_>, Vec<_>) = self
+            .paths(root, role)?
+            .into_iter()
+            .partition(|path| path.exists());
+        let needed = signers_of(root, role).map_or(1, |signers| signers.needed.get());
+        let lacking = needed.saturating_sub(there.len() as u64);
+        if let (1.., [first, rest @ ..]) = (lacking, missing.as_slice()) {
+            let others: String = rest
+                .iter()
+                .map(|path| format!(", {}", path.display()))
+                .collect();
+            let why = format!(
+                "is missing{others}: the role '{role}' has to sign with {needed} of its keys, and {} are there",
+                there.len()
+            );
+            return Err(Error::refused(first, why));
         }
-        Ok(source(path))
+        Ok(there.into_iter().map(source).collect())
     }
 
     /// Reads a root.
@@ -172,45 +229,56 @@ impl Keys {
         serde_json::from_slice(&bytes).map_err(|e| Error::broken(path.display(), e.to_string()))
     }
 
-    /// Where the key of a role is.
-    fn key(&self, root: &Root, role: RoleType) -> Result<PathBuf> {
-        let id = root.roles.get(&role).and_then(|keys| keys.keyids.first());
-        let path = self.root(root.version.get());
-        let why = format!("names no key for the role '{role}'");
-        let id = id.ok_or_else(|| Error::broken(path.display(), why))?;
-        let digits = id
-            .iter()
-            .take(8)
-            .fold(0, |all, &byte| (all << 8) | u64::from(byte));
-        Ok(self.dir.join(format!("{role}-{digits:016x}.pk8")))
+    /// Where the keys of a role are, when they are there.
+    fn paths(&self, root: &Root, role: RoleType) -> Result<Vec<PathBuf>> {
+        let ids = root.roles.get(&role).map_or(&[][..], |keys| &keys.keyids);
+        if ids.is_empty() {
+            let path = self.root(root.version.get());
+            let why = format!("names no key for the role '{role}'");
+            return Err(Error::broken(path.display(), why));
+        }
+        let digits = |id: &[u8]| {
+            id.iter()
+                .take(8)
+                .fold(0, |all, &byte| (all << 8) | u64::from(byte))
+        };
+        let name = |id: &Decoded<Hex>| format!("{role}-{:016x}.pk8", digits(id));
+        Ok(ids.iter().map(|id| self.dir.join(name(id))).collect())
     }
 
-    /// Makes a key for a role, in place of those it had.
-    fn renew(&self, root: &mut Root, role: RoleType) -> Result<()> {
-        let unspecified = || Error::broken(self.dir.display(), "no key can be made");
-        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
-        let pkcs8 = pkcs8.map_err(|_| unspecified())?;
-        let pair = tough::sign::parse_keypair(pkcs8.as_ref());
-        let key = tough::sign::Sign::tuf_key(&pair.map_err(Error::tuf("a new key"))?);
-        let id = key.key_id().map_err(|_| unspecified())?;
-        root.keys.insert(id.clone(), key);
-        let keys = RoleKeys {
-            keyids: vec![id],
-            threshold: NonZeroU64::MIN,
+    /// Makes keys for a role, in place of those it had.
+    fn renew(&self, root: &mut Root, role: RoleType, signers: Signers) -> Result<()> {
+        let mut keys = RoleKeys {
+            keyids: Vec::new(),
+            threshold: signers.needed,
             _extra: HashMap::new(),
         };
+        let mut secrets = Vec::new();
+        for _ in 0..signers.keys.get() {
+            let unspecified = || Error::broken(self.dir.display(), "no key can be made");
+            let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+            let pkcs8 = pkcs8.map_err(|_| unspecified())?;
+            let pair = tough::sign::parse_keypair(pkcs8.as_ref());
+            let key = tough::sign::Sign::tuf_key(&pair.map_err(Error::tuf("a new key"))?);
+            let id = key.key_id().map_err(|_| unspecified())?;
+            root.keys.insert(id.clone(), key);
+            keys.keyids.push(id);
+            secrets.push(pkcs8);
+        }
         root.roles.insert(role, keys);
         let roles = root.roles.clone();
         root.keys
             .retain(|id, _| roles.values().any(|keys| keys.keyids.contains(id)));
-        let path = self.key(root, role)?;
-        let (output, file, _) = Output::create(&path, false)?;
-        let secret = Permissions::from_mode(0o600);
-        let fail = |e| Error::path("change the mode of", &path, e);
-        file.file().set_permissions(secret).map_err(fail)?;
-        disk::write(&file, 0, pkcs8.as_ref())?;
-        disk::flush(&file)?;
-        Ok(output.commit()?)
+        for (path, secret) in self.paths(root, role)?.iter().zip(&secrets) {
+            let (output, file, _) = Output::create(path, false)?;
+            let mode = Permissions::from_mode(0o600);
+            let fail = |e| Error::path("change the mode of", path, e);
+            file.file().set_permissions(mode).map_err(fail)?;
+            disk::write(&file, 0, secret.as_ref())?;
+            disk::flush(&file)?;
+            output.commit()?;
+        }
+        Ok(())
     }
 
     /// Signs metadata with those of the keys that the newest root names for it.
@@ -226,6 +294,15 @@ impl Keys {
         let path = self.root(root.signed().signed.version.get());
         Ok(output::put(&path, root.buffer(), false)?)
     }
+}
+
+/// How many keys a root names for a role, and how many of them have to sign.
+fn signers_of(root: &Root, role: RoleType) -> Option<Signers> {
+    let keys = root.roles.get(&role)?;
+    Some(Signers {
+        needed: keys.threshold,
+        keys: NonZeroU64::new(keys.keyids.len() as u64)?,
+    })
 }
 
 /// A key in a file.

@@ -7,6 +7,7 @@ use dmholey_cow::progress::Silent;
 use dmholey_cow::MemDisk;
 use dmholey_cow::Progress;
 use dmholey_delta::make;
+use dmholey_publish::keys::Signers;
 use dmholey_publish::publish::publish;
 use dmholey_publish::publish::refresh;
 use dmholey_publish::publish::Options;
@@ -22,6 +23,7 @@ use dmholey_repository::Repository;
 use futures_util::TryStreamExt;
 use jiff::SignedDuration;
 use jiff::Timestamp;
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -56,7 +58,12 @@ impl Lab {
                 grace: DAY * 7,
             },
         };
-        Keys::create(&lab.path("keys"), lab.options.now + DAY * 365).unwrap();
+        Keys::create(
+            &lab.path("keys"),
+            &HashMap::new(),
+            lab.options.now + DAY * 365,
+        )
+        .unwrap();
         fs::create_dir(lab.path("client")).unwrap();
         // What a client is shipped with.
         fs::copy(lab.path("keys/1.root.json"), lab.path("root.json")).unwrap();
@@ -323,7 +330,7 @@ fn keys_are_rotated() {
         &[RoleType::Root, RoleType::Targets],
         &[],
     ] {
-        lab.keys().rotate(roles, expires).unwrap();
+        lab.keys().rotate(roles, &HashMap::new(), expires).unwrap();
         if roles.contains(&RoleType::Targets) {
             // The list has to be signed anew.
             lab.publish().unwrap();
@@ -345,7 +352,7 @@ fn a_key_that_was_taken_is_worth_nothing_after_rotation() {
     copy(&lab.path("keys"), &lab.path("stolen"));
     let expires = lab.options.now + DAY * 365;
     let roles = [RoleType::Timestamp, RoleType::Snapshot, RoleType::Targets];
-    lab.keys().rotate(&roles, expires).unwrap();
+    lab.keys().rotate(&roles, &HashMap::new(), expires).unwrap();
     lab.publish().unwrap();
     lab.client().unwrap();
     // The thief signs with the old keys, and leaves the new root where it is.
@@ -371,14 +378,107 @@ fn signing_needs_the_right_keys() {
     assert!(error.contains("the role 'targets' has to sign"), "{error}");
     refresh(&lab.place(), &lab.keys(), lab.options).unwrap();
     lab.client().unwrap();
-    let error = lab.keys().rotate(&[], lab.options.now).unwrap_err();
+    let error = lab
+        .keys()
+        .rotate(&[], &HashMap::new(), lab.options.now)
+        .unwrap_err();
     assert!(error.to_string().contains("the role 'root'"), "{error}");
     // Other keys do not publish here by mistake.
-    Keys::create(&lab.path("others"), lab.options.now + DAY).unwrap();
+    Keys::create(&lab.path("others"), &HashMap::new(), lab.options.now + DAY).unwrap();
     let repository = Repository::open(&lab.path("master")).unwrap();
     let others = Keys::open(&lab.path("others")).unwrap();
     let error = publish(&repository, &lab.place(), &others, lab.options, &Silent);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("with other keys"), "{error}");
-    assert!(Keys::create(&lab.path("others"), lab.options.now).is_err());
+    assert!(Keys::create(&lab.path("others"), &HashMap::new(), lab.options.now).is_err());
+}
+
+#[test]
+fn several_keys_have_to_sign() {
+    let lab = Lab::new();
+    let keys = lab.path("safe");
+    let expires = lab.options.now + DAY * 365;
+    let two_of_three = Signers::new(2, 3).unwrap();
+    let signers = HashMap::from([
+        (RoleType::Root, two_of_three),
+        (RoleType::Targets, two_of_three),
+    ]);
+    Keys::create(&keys, &signers, expires).unwrap();
+    let of = |role: &str| -> Vec<PathBuf> {
+        let mut found: Vec<_> = fs::read_dir(&keys)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| {
+                path.file_name()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .starts_with(role)
+            })
+            .collect();
+        found.sort();
+        found
+    };
+    let (root, targets) = (of("root-"), of("targets-"));
+    assert_eq!((root.len(), targets.len()), (3, 3));
+    let published = |web: &str, keys: &Path| {
+        let place = Place::folder(&lab.path(web)).unwrap();
+        let repository = Repository::open(&lab.path("master")).unwrap();
+        let keys = Keys::open(keys).unwrap();
+        publish(&repository, &place, &keys, lab.options, &Silent)
+    };
+    let first = keys.join("1.root.json");
+    let client = |web: &str| {
+        fs::remove_dir_all(lab.path("client")).unwrap();
+        fs::create_dir(lab.path("client")).unwrap();
+        lab.client_of(&lab.path(web), &first)
+    };
+    // Any two of the keys will do, and one will not.
+    fs::rename(&targets[0], lab.path("away-0")).unwrap();
+    published("several", &keys).unwrap();
+    client("several").unwrap();
+    fs::rename(&targets[1], lab.path("away-1")).unwrap();
+    let error = published("several", &keys).unwrap_err().to_string();
+    assert!(
+        error.contains("with 2 of its keys, and 1 are there"),
+        "{error}"
+    );
+    // Whoever has one of them, and all keys that need not be in a safe, can make metadata that fit together.
+    copy(&keys, &lab.path("stolen"));
+    let root_there = lab.path("stolen/1.root.json");
+    let mut forged: serde_json::Value =
+        serde_json::from_slice(&fs::read(&root_there).unwrap()).unwrap();
+    forged["signed"]["roles"]["targets"]["threshold"] = 1.into();
+    fs::write(&root_there, forged.to_string()).unwrap();
+    published("forged", &lab.path("stolen")).unwrap();
+    refused(client("forged"), "threshold of 2");
+    // The root is changed by two of its keys, and gets as many as it had.
+    fs::rename(lab.path("away-1"), &targets[1]).unwrap();
+    fs::rename(&root[0], lab.path("away-root")).unwrap();
+    let rotate = |roles: &[RoleType]| {
+        let mut keys = Keys::open(&keys).unwrap();
+        keys.rotate(roles, &HashMap::new(), expires)
+    };
+    rotate(&[RoleType::Root]).unwrap();
+    assert_eq!(of("root-").len(), 2 + 3);
+    published("several", &keys).unwrap();
+    client("several").unwrap();
+    // With one of the old ones it is not.
+    for path in &of("root-")[1..] {
+        fs::remove_file(path).unwrap();
+    }
+    let error = rotate(&[RoleType::Timestamp]).unwrap_err().to_string();
+    assert!(
+        error.contains("the role 'root' has to sign with 2"),
+        "{error}"
+    );
+}
+
+#[test]
+fn signers_that_cannot_be_are_refused() {
+    for (needed, keys) in [(0, 1), (1, 0), (2, 1), (1, 17)] {
+        assert!(Signers::new(needed, keys).is_none(), "{needed} of {keys}");
+    }
+    assert_eq!(Signers::new(1, 1), Some(Signers::ONE));
+    assert!(Signers::new(16, 16).is_some());
 }

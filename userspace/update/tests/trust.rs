@@ -14,6 +14,7 @@ use dmholey_update::Source;
 use jiff::Timestamp;
 use lab::Lab;
 use lab::DAY;
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
@@ -186,6 +187,7 @@ fn keys_are_rotated() {
     let expires = Timestamp::now() + DAY * 365;
     keys.rotate(
         &[RoleType::Timestamp, RoleType::Snapshot, RoleType::Targets],
+        &HashMap::new(),
         expires,
     )
     .unwrap();

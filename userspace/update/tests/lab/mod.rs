@@ -26,6 +26,7 @@ use dmholey_update::Result;
 use dmholey_update::Trust;
 use jiff::SignedDuration;
 use jiff::Timestamp;
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -196,7 +197,12 @@ impl Lab {
         images.push(image);
         let lab = Self::of(images, true);
         fs::remove_dir_all(lab.path("web")).unwrap();
-        Keys::create(&lab.path("keys"), Timestamp::now() + DAY * 365).unwrap();
+        Keys::create(
+            &lab.path("keys"),
+            &HashMap::new(),
+            Timestamp::now() + DAY * 365,
+        )
+        .unwrap();
         fs::copy(lab.path("keys/1.root.json"), lab.path("root.json")).unwrap();
         lab.publish(Timestamp::now());
         lab

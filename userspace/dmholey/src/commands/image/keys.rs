@@ -4,11 +4,13 @@
 
 use super::days;
 use super::now;
+use crate::exit::refuse;
 use crate::exit::Exit;
 use crate::output::Output;
 use clap::Args;
 use clap::ValueEnum;
 use dmholey_publish::keys::RoleType;
+use dmholey_publish::keys::Signers;
 use dmholey_publish::Keys;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -21,6 +23,11 @@ pub struct KeysOf {
     /// Give this role another key
     #[arg(long, value_name = "ROLE")]
     rotate: Vec<Role>,
+    /// Let this role have N keys, of which M have to sign: root=2/3; it has one otherwise
+    ///
+    /// Together with --rotate it is for a role that gets other keys.
+    #[arg(long, value_name = "ROLE=M/N", value_parser = signers)]
+    signers: Vec<(RoleType, Signers)>,
     /// Make the next root with the keys there are, so that it expires later
     #[arg(long)]
     renew: bool,
@@ -53,6 +60,19 @@ impl From<Role> for RoleType {
     }
 }
 
+/// Reads `ROLE=M/N`.
+fn signers(text: &str) -> Result<(RoleType, Signers), String> {
+    let parts = || {
+        let (role, numbers) = text.split_once('=')?;
+        let (needed, keys) = numbers.split_once('/')?;
+        let role = Role::from_str(role, false).ok()?;
+        let signers = Signers::new(needed.parse().ok()?, keys.parse().ok()?)?;
+        Some((role.into(), signers))
+    };
+    let why = "is not ROLE=M/N, such as root=2/3: M of at most 16 keys";
+    parts().ok_or_else(|| why.to_owned())
+}
+
 /// What there is now.
 #[derive(Debug, Serialize)]
 struct Made {
@@ -64,13 +84,18 @@ struct Made {
 /// Runs the command.
 pub fn run(args: &KeysOf, output: Output) -> anyhow::Result<Exit> {
     let expires = days(now(), args.root_days);
+    let signers = args.signers.iter().copied().collect();
     let keys = if args.renew || !args.rotate.is_empty() {
         let mut keys = Keys::open(&args.keys)?;
         let roles: Vec<RoleType> = args.rotate.iter().map(|&role| role.into()).collect();
-        keys.rotate(&roles, expires)?;
+        if let Some((role, _)) = args.signers.iter().find(|(role, _)| !roles.contains(role)) {
+            let why = format!("--signers is for a role that gets other keys: add --rotate {role}");
+            return Err(refuse(Exit::Usage, why));
+        }
+        keys.rotate(&roles, &signers, expires)?;
         keys
     } else {
-        Keys::create(&args.keys, expires)?
+        Keys::create(&args.keys, &signers, expires)?
     };
     let made = Made {
         root: keys.root(keys.version()).display().to_string(),
