@@ -46,7 +46,7 @@ def parse(argv):
     add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="virtual machines at the same time, of those in virtual time")
     add("--keep", action="store_true", help="make Documentation/performance of the results")
     add("--output", type=Path, default=TOP / "target/bench/results.json", metavar="FILE")
-    add("--list", action="store_true", help="tell what there is")
+    add("--list", action="store_true", help="tell what would be measured, and where")
     return parser.parse_args(argv)
 
 
@@ -116,7 +116,7 @@ class Boot:
             self.hear(line)
         status = vm.wait()
         if status:
-            say(f"the virtual machine of {self.profile} ended with status {status}")
+            say(f"what measures {self.profile} ended with status {status}")
             self.failed.append(f"{self.profile}: status {status}")
         say(f"{self.profile}: {time.monotonic() - begun:.0f} s")
         return self
@@ -134,12 +134,30 @@ class Boot:
             self.failed.append(f"{self.profile}: {said['failed']}")
 
 
+class Cluster(Boot):
+    """Two virtual machines and a database: standby.py."""
+
+    def command(self):
+        options = self.options
+        machine = ["--vm=--kernel", f"--vm={options.kernel}"]
+        if options.module:
+            machine += ["--vm=--module", f"--vm={options.module}"]
+        subjects = ["--subjects", *options.subject] if options.subject else []
+        sizes = dict.fromkeys(row.bench.rpartition("-")[2].removesuffix("m") for row in self.rows)
+        return [sys.executable, "-B", HERE / "standby.py", *sizes, *machine, *subjects]
+
+
+def begin(options, profile, wanted):
+    """What measures the rows of a profile."""
+    if profile == rows.NATIVE:
+        return Native(wanted)
+    return (Cluster if profile == rows.CLUSTER else Boot)(options, profile, wanted)
+
+
 def measure(options):
     """All results, and what went wrong."""
     chosen = rows.chosen(options.quick, options.only, options.profile)
-    boots = [
-        Native(wanted) if profile == rows.NATIVE else Boot(options, profile, wanted) for profile, wanted in chosen.items()
-    ]
+    boots = [begin(options, profile, wanted) for profile, wanted in chosen.items()]
     found, wrong = [], []
 
     def judge(boot):
@@ -206,8 +224,11 @@ def keep(options, found):
 def main():
     options = parse(sys.argv[1:])
     if options.list:
+        chosen = rows.chosen(options.quick, options.only, options.profile)
         for row in rows.ROWS:
-            print(f"{row.bench:28} {row.title} ({row.unit}); {', '.join(row.profiles)}")
+            where = [profile for profile, wanted in chosen.items() if row in wanted]
+            if where:
+                print(f"{row.bench:28} {row.title} ({row.unit}); {', '.join(where)}")
         return 0
     found, wrong, spread = spread_of(options)
     show(found)

@@ -15,7 +15,9 @@ PROFILES = {
 CPUS = {"cpus1": 1, "cpus2": 2, "cpus4": 4, "cpus8": 8}
 # The agents of a shared volume by themselves, without a virtual machine, in real time.
 NATIVE = "native"
-EVERYWHERE = (*PROFILES, *CPUS, NATIVE)
+# Two machines with a network, in real time.
+CLUSTER = "cluster"
+EVERYWHERE = (*PROFILES, *CPUS, NATIVE, CLUSTER)
 FAST = ("free", "2ms", "10ms")
 # How much of the time a merge may copy.
 RATES = ("100%", "25%")
@@ -26,6 +28,8 @@ TRIPS = ("0ms", "0.2ms", "1ms", "10ms")
 STAGES = ("ready", "merged")
 # Requests that the agents alone have under way.
 UNDER_WAY = (64, 1024)
+# What a database holds beside what every database does, in MiB.
+DATABASES = (64, 384)
 EXACT = ("2ms-exact", "10ms-exact")
 # The quick set: one disk on which flushes cost something is enough. What ends with a tick of the kernel depends on more
 # than the code: a microsecond can make a tick of difference. So can a percentile, between two steps of fio's scale.
@@ -144,6 +148,14 @@ def replica_row(mib):
     return Row(f"volume-replica-{mib}m", "volume_replica", f"replica, {mib} MiB", title, "s", pairs, disks, better="lower")
 
 
+def standby_rows(mib):
+    """A hot standby of PostgreSQL, and other ways to one."""
+    pairs = tuple(("holey", peer) for peer in ("dd", "rsync", "basebackup"))
+    for name, what, unit in (("", "a hot standby", "s"), ("written-", "what a hot standby writes to its disk", "MiB")):
+        title = f"{what}, {mib} MiB of data"
+        yield Row(f"volume-standby-{name}{mib}m", "", f"standby, {mib} MiB", title, unit, pairs, (CLUSTER,), better="lower")
+
+
 def agents_row(under_way):
     subjects = ("holey-0", *(f"holey-{count}" for count in COPIERS))
     title = f"chunks that the agents make stable, {under_way} under way"
@@ -244,6 +256,7 @@ ROWS = (
     Row("volume-again", "volume_again", "second write", "second writes", "IOPS", against("raw", "linear")[1:3], ("free",)),
     replica_row(64),
     replica_row(256),
+    *(row for mib in DATABASES for row in standby_rows(mib)),
     Row(
         "volume-takeover",
         "volume_takeover",
@@ -327,7 +340,7 @@ GOALS = (
 
 def time_of(profile):
     """The kind of time in which it is measured."""
-    return "native" if profile == NATIVE else "real" if profile in CPUS else "virtual"
+    return profile if profile in (NATIVE, CLUSTER) else "real" if profile in CPUS else "virtual"
 
 
 def chosen(quick, only, profiles):

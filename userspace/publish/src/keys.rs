@@ -202,17 +202,12 @@ impl Keys {
             .into_iter()
             .partition(|path| path.exists());
         let needed = signers_of(root, role).map_or(1, |signers| signers.needed.get());
-        let lacking = needed.saturating_sub(there.len() as u64);
-        if let (1.., [first, rest @ ..]) = (lacking, missing.as_slice()) {
-            let others: String = rest
-                .iter()
-                .map(|path| format!(", {}", path.display()))
-                .collect();
+        if let (true, Some(path)) = ((there.len() as u64) < needed, missing.first()) {
             let why = format!(
-                "is missing{others}: the role '{role}' has to sign with {needed} of its keys, and {} are there",
+                "is missing: the role '{role}' has to sign with {needed} of its keys, and {} are there",
                 there.len()
             );
-            return Err(Error::refused(first, why));
+            return Err(Error::refused(path, why));
         }
         Ok(there.into_iter().map(source).collect())
     }
