@@ -15,6 +15,7 @@ import engine
 import faults
 import fleet
 import lun
+import units
 
 FIRST_SEED = 1
 
@@ -22,7 +23,7 @@ FIRST_SEED = 1
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="scripts/vm/cluster test",
-        description="Test clusters of virtual machines: faults under load on a shared disk, reservations on a LUN, Pacemaker. "
+        description="Test clusters of virtual machines: faults under load on a shared disk, reservations on a LUN, Pacemaker, systemd. "
         "Without arguments, what takes some minutes.",
         epilog="A fault of a round is drawn from the seed, after all have had their turn. The last line is the sum.",
         allow_abbrev=False,
@@ -50,7 +51,8 @@ def singles():
     """Those that have a cluster of their own."""
     named = {f"lun/{name}": function for name, function in lun.ALL.items()}
     named |= {f"control/{name}": function for name, function in control.ALL.items()}
-    return named | {f"engine/{name}": function for name, function in engine.ALL.items()}
+    named |= {f"engine/{name}": function for name, function in engine.ALL.items()}
+    return named | {f"units/{name}": function for name, function in units.ALL.items()}
 
 
 def chosen(options):
