@@ -144,6 +144,21 @@ test_monitor_of_a_lost_overlay() {
     did ''
 }
 
+test_monitor_between_two_views() {
+    seen copier
+    echo copier >"$FAKE/node.n2"
+    for role in idle joining; do
+        says $role | sed 's/}$/,"recycling":"n2"}/' >"$FAKE/status"
+        act monitor 0
+        did ''
+        tells copier
+    done
+    # It is another's turn.
+    says idle | sed 's/}$/,"recycling":"n3"}/' >"$FAKE/status"
+    act monitor 1
+    tells idle
+}
+
 test_monitor_of_a_dead_daemon() {
     seen writer
     target holey-writer
@@ -295,6 +310,14 @@ test_demote() {
     target holey-writer
     act demote 0
     did 'dmsetup suspend,dmsetup load,dmsetup resume'
+    expect 'the table' "$(cat "$FAKE/table")" error
+    # What was acknowledged and is in memory only is lost, and whoever waits for it has to know.
+    rm -f "$FAKE/status"
+    target 'holey-writer 8:0 8 2 write_back 64'
+    act demote 0
+    expect 'the table' "$(cat "$FAKE/table")" holey-nothing
+    act demote 7
+    did ''
 }
 
 test_stop() {
