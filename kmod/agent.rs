@@ -162,19 +162,24 @@ fn take_as_writer(origin: &Origin, remote: &Remote, orders: &[Order]) -> Result<
         return Err(EINVAL);
     }
     let mut ready = Bios::default();
-    let mut done = Ok(orders.len());
-    for order in orders {
+    let mut done = Ok(());
+    let mut taken = 0;
+    'orders: for order in orders {
         match *order {
             Order::Stable { epoch, range } => {
-                for slice in range.slices(SLICE) {
+                for slice in remote.within(range).slices(SLICE) {
+                    // Whoever is told to end need not go through a large volume again and again. To be
+                    // told of a chunk once more does no harm.
+                    if kernel::current!().signal_pending() {
+                        break 'orders;
+                    }
                     ready.append(&mut remote.settle(epoch, slice));
                 }
             }
-            Order::Epoch { epoch } => {
-                done = done.and(remote.begin_epoch(epoch).map(|()| orders.len()))
-            }
+            Order::Epoch { epoch } => done = done.and(remote.begin_epoch(epoch)),
             _ => {}
         }
+        taken += 1;
     }
     let mut count = 0;
     while let Some(bio) = ready.pop() {
@@ -185,7 +190,10 @@ fn take_as_writer(origin: &Origin, remote: &Remote, orders: &[Order]) -> Result<
         }
     }
     remote.released(count);
-    done
+    match done {
+        Ok(()) if taken == 0 => Err(EINTR),
+        _ => done.map(|()| taken),
+    }
 }
 
 fn take_as_copier(keeper: &Arc<Keeper>, orders: &[Order]) -> Result<usize> {

@@ -553,15 +553,21 @@ impl Remote {
         }
     }
 
-    /// These chunks, no more than [`SLICE`], are stable, if the epoch is still this. Returns the writes
-    /// that waited for them.
-    pub(crate) fn settle(&self, epoch: u64, range: Range) -> Bios {
-        let mut ready = Bios::default();
+    /// The part of a range that the volume has.
+    pub(crate) fn within(&self, range: Range) -> Range {
         let end = range.end().min(self.count);
-        let range = Range {
+        Range {
             first: range.first,
             len: end.saturating_sub(range.first),
-        };
+        }
+    }
+
+    /// These chunks, no more than [`SLICE`] and all of the volume, are stable, if the epoch is still this.
+    /// Returns the writes that waited for them.
+    pub(crate) fn settle(&self, epoch: u64, range: Range) -> Bios {
+        let mut ready = Bios::default();
+        let range = self.within(range);
+        let end = range.end();
         let mut state = self.state.lock();
         if epoch != state.epoch || state.phase != Phase::Open || state.agent_is_new {
             return ready;
