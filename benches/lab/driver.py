@@ -87,7 +87,7 @@ class Native:
 
 
 class Boot:
-    """One virtual machine, which measures some rows on one profile."""
+    """A program that measures some rows on one profile, and says so: a virtual machine."""
 
     def __init__(self, options, profile, wanted):
         self.options, self.profile, self.rows = options, profile, wanted
@@ -139,7 +139,7 @@ class Cluster(Boot):
 
     def command(self):
         options = self.options
-        machine = ["--vm=--kernel", f"--vm={options.kernel}"]
+        machine = ["--vm=--kernel", f"--vm={options.kernel}", "--vm=--accel", "--vm=tcg"]
         if options.module:
             machine += ["--vm=--module", f"--vm={options.module}"]
         subjects = ["--subjects", *options.subject] if options.subject else []
@@ -151,7 +151,9 @@ def begin(options, profile, wanted):
     """What measures the rows of a profile."""
     if profile == rows.NATIVE:
         return Native(wanted)
-    return (Cluster if profile == rows.CLUSTER else Boot)(options, profile, wanted)
+    if profile == rows.CLUSTER:
+        return Cluster(options, profile, wanted)
+    return Boot(options, profile, wanted)
 
 
 def measure(options):
@@ -177,7 +179,7 @@ def measure(options):
         if rows.time_of(boot.profile) != "virtual":
             judge(boot.run())
     if not wrong and not any(boot.figures for boot in boots):
-        wrong.append("nothing was measured: --list tells what there is, and where")
+        wrong.append("nothing was measured: scripts/bench --list tells what there is, and where")
     return found, wrong
 
 

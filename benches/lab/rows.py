@@ -28,7 +28,7 @@ TRIPS = ("0ms", "0.2ms", "1ms", "10ms")
 STAGES = ("ready", "merged")
 # Requests that the agents alone have under way.
 UNDER_WAY = (64, 1024)
-# What a database holds beside what every database does, in MiB.
+# What a table of a database holds, in MiB, in addition to all that every database has.
 DATABASES = (64, 384)
 EXACT = ("2ms-exact", "10ms-exact")
 # The quick set: one disk on which flushes cost something is enough. What ends with a tick of the kernel depends on more
@@ -151,8 +151,9 @@ def replica_row(mib):
 def standby_rows(mib):
     """A hot standby of PostgreSQL, and other ways to one."""
     pairs = tuple(("holey", peer) for peer in ("dd", "rsync", "basebackup"))
-    for name, what, unit in (("", "a hot standby", "s"), ("written-", "what a hot standby writes to its disk", "MiB")):
-        title = f"{what}, {mib} MiB of data"
+    written = "what the new host writes until its standby follows"
+    for name, what, unit in (("", "a hot standby", "s"), ("written-", written, "MiB")):
+        title = f"{what}, {mib} MiB in a table"
         yield Row(f"volume-standby-{name}{mib}m", "", f"standby, {mib} MiB", title, unit, pairs, (CLUSTER,), better="lower")
 
 

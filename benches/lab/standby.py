@@ -27,9 +27,11 @@ ROUNDS = 3
 # The new host: the disk that a copy goes to, and where that is mounted.
 DISK = "/dev/vdd"
 COPY = "/srv/copy"
-CONTROL = f"runuser -u postgres -- {PROGRAMS}/pg_ctl --silent --wait"
+CONTROL = f"runuser -u postgres -- {PROGRAMS}/pg_ctl --silent --wait --timeout=1000"
+PSQL = "psql -XqAt -v ON_ERROR_STOP=1 -U postgres"
+CONTENT = "SELECT count(*), sum(hashtext(t)) FROM more"
 AGENT = "dmholey --quiet cluster --socket /run/agent.sock --wait 300"
-# Those of the server that are no data of its own: the manual, "Making a Base Backup Using the Low Level API".
+# What PostgreSQL's manual leaves out of a base backup: "Making a Base Backup Using the Low Level API".
 EXCLUDED = "pg_wal/*", "pg_replslot/*", "postmaster.pid", "postmaster.opts"
 
 
@@ -58,7 +60,9 @@ class Standbys:
         self.n1.run(f"mount -o noatime /dev/mapper/{database.NAME} {DIRECTORY}")
         self.n1.run(self.server(f"{DIRECTORY}/data"), self.limit)
         self.database.fill(self.n1)
-        self.n1.start("exec pgbench -n -c 2 -R 10 -T 1000000 -h /run/postgresql -U postgres postgres >/run/pgbench.log 2>&1")
+        # What comes too late is left out: nothing has to be caught up with after the file system was frozen.
+        load = "exec pgbench -n -c 2 -R 10 --latency-limit=1000 -T 1000000 -h /run/postgresql -U postgres postgres"
+        self.load = self.n1.start(f"{load} >/run/pgbench.log 2>&1")
 
     def server(self, data, words=""):
         """The command that starts one."""
@@ -68,19 +72,26 @@ class Standbys:
 
     def standby(self, data):
         """The commands by which data of another server become a standby's, which starts, answers and follows."""
-        follows = "SELECT 1 FROM pg_stat_wal_receiver, (SELECT count(*) FROM pgbench_branches) WHERE status = 'streaming'"
+        ready = f"until {PSQL} -h /run/postgresql -c 'SELECT count(*) FROM pgbench_branches' >/dev/null 2>&1; do sleep 0.05; done"
+        streams = "EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')"
+        # All that the primary had when it began to answer.
+        follows = f"SELECT {streams} AND pg_last_wal_replay_lsn() >= '$lsn'"
         return f"""set -e
             rm -rf {data}/postmaster.pid {data}/pg_replslot/*
             runuser -u postgres -- touch {data}/standby.signal
             {self.server(data, "-c 'primary_conninfo=host=n1 user=postgres'")}
-            until [ "$(psql -XqAt -h /run/postgresql -U postgres -c "{follows}" 2>&1)" = 1 ]; do sleep 0.05; done"""
+            {ready}
+            lsn=$({PSQL} -h n1 -c "SELECT pg_current_wal_flush_lsn()")
+            until [ "$({PSQL} -h /run/postgresql -c "{follows}")" = t ]; do sleep 0.05; done"""
 
     def grow(self, mebibytes):
         """Rows of two kilobytes, in a table of their own."""
         rows = mebibytes * 512
         self.database.ask(self.n1, "DROP TABLE IF EXISTS more")
         self.database.ask(self.n1, f"CREATE TABLE more AS SELECT g, repeat(md5(g::text), 60) AS t FROM generate_series(1, {rows}) g")
-        self.database.ask(self.n1, "CHECKPOINT")
+        # Not some day in the middle of a measurement.
+        self.database.ask(self.n1, "VACUUM (FREEZE, ANALYZE) more")
+        self.content = self.database.ask(self.n1, CONTENT)
 
     # --- ways to a standby; each ends with one that answers ---
 
@@ -90,7 +101,7 @@ class Standbys:
 
     def dd(self):
         """All of the volume, while nothing is written to its file system."""
-        self.n1.run(f"psql -Xq -h /run/postgresql -U postgres -c CHECKPOINT; fsfreeze --freeze {DIRECTORY}", self.limit)
+        self.n1.run(f"{PSQL} -h /run/postgresql -c CHECKPOINT && fsfreeze --freeze {DIRECTORY}", self.limit)
         try:
             self.n2.run(f"dd if=/dev/vda of={DISK} bs=1M iflag=direct oflag=direct status=none", self.limit)
         finally:
@@ -99,11 +110,11 @@ class Standbys:
         self.n2.run(self.standby(f"{COPY}/data"), self.limit)
 
     def rsync(self):
-        """The files, from a server that knows of it, to a daemon of rsync."""
+        """The files, between pg_backup_start and pg_backup_stop, to an rsync daemon."""
         excluded = " ".join(f"--exclude='/data/{name}'" for name in EXCLUDED)
         self.n1.run(
             f"""set -e
-            psql -XqAt -v ON_ERROR_STOP=1 -h /run/postgresql -U postgres >/run/backup_label <<'END'
+            {PSQL} -h /run/postgresql >/run/backup_label <<'END'
 SELECT pg_backup_start('standby', fast => true) \\g /dev/null
 \\! rsync -a {excluded} {DIRECTORY}/data rsync://n2/copy/ || echo $? >/run/rsync-failed
 SELECT labelfile FROM pg_backup_stop()
@@ -139,16 +150,29 @@ END
             self.n2.put("/run/rsyncd.conf", f"[copy]\npath = {COPY}\nuid = root\ngid = root\nread only = no\nuse chroot = no\n")
             self.n2.run("rsync --daemon --config=/run/rsyncd.conf")
         self.n2.run("sync; echo 3 >/proc/sys/vm/drop_caches")
+        # So that none of them has more of the log to go through than another.
+        self.database.ask(self.n1, "CHECKPOINT")
         before = self.written()
         began = time.monotonic()
         self.WAYS[subject](self)
         seconds = time.monotonic() - began
         self.n2.run("sync")
-        return seconds, self.written() - before
+        written = self.written() - before
+        self.check()
+        return seconds, written
+
+    def check(self):
+        """The standby has what the primary has, and that goes on committing."""
+        if self.database.ask(self.n2, CONTENT) != self.content:
+            raise cluster.Failed("the standby has other rows than the primary")
+        if len(set(self.database.sums(self.n2))) != 1:
+            raise cluster.Failed("the sums of pgbench's tables differ on the standby")
+        if self.load.ended.is_set():
+            raise cluster.Failed(f"pgbench has ended: {self.n1.run('cat /run/pgbench.log')}")
 
     def written(self):
         """Of the new host's own disks."""
-        return sum(int(line.split()[6]) for line in self.n2.run("cat /sys/block/vd[bd]/stat").splitlines()) / 2048
+        return sum(int(line.split()[6]) for line in self.n2.run("cat /sys/block/vd[bcd]/stat").splitlines()) / 2048
 
     def end(self, subject):
         """As if it had never been."""

@@ -98,11 +98,14 @@ volume_written() {
 
 # volume_jobs DEVICE: writes each part of it for the first time; figures, one a line
 volume_jobs() {
+    local mean p99
+    # Before anything is written in order: chunks behind that are asked for ahead.
+    job "$1" randwrite 4M --offset=32M --io_size=2M --iodepth=1
+    mean=$(asked '.write.lat_ns.mean / 1000')
+    p99=$(asked '.write.clat_ns.percentile["99.000000"] / 1000')
     iops "$1" randwrite 16M --iodepth=64
     iops "$1" write 16M --offset=16M --iodepth=64
-    job "$1" randwrite 4M --offset=32M --io_size=2M --iodepth=1
-    asked '.write.lat_ns.mean / 1000'
-    asked '.write.clat_ns.percentile["99.000000"] / 1000'
+    printf '%s\n' "$mean" "$p99"
 }
 
 volume_figures() {
