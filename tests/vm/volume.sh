@@ -543,6 +543,8 @@ t_bad_agents() {
     shared 16384
     serve home
     join one 40000
+    # Not even root of a container, who may read and write the file.
+    contains "$(fails unshare --user --map-root-user cat /dev/dmholey)" 'Operation not permitted'
     refused_record 'Device or resource busy' $D/home 8 writer 5 0 9 0
     refused_record 'No such device' $D/disk 8 writer 5 0 9 0
     refused_record 'No such device' $D/home 8 copier 3 1 1 0

@@ -42,7 +42,7 @@ use tracing::info;
 use tracing::warn;
 
 /// Requests of a target that may wait for copiers.
-const MOST_REQUESTS: usize = 1 << 16;
+pub(crate) const MOST_REQUESTS: usize = 1 << 16;
 /// After so long there is a stream to every node that lives.
 const RECONNECTED: Duration = Duration::from_secs(5);
 /// What waits in each queue to the driver.

@@ -65,9 +65,11 @@ use tracing::error;
 use tracing::info;
 use tracing::warn;
 
+mod keeps;
 pub(crate) mod memory;
 mod promote;
 
+use keeps::Keeps;
 use memory::boot_id;
 use memory::Attached;
 pub use memory::Merging;
@@ -186,13 +188,6 @@ impl Handle {
 
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Requests under way in the kernel.
-#[derive(Debug, Default)]
-struct Keeps {
-    next: u64,
-    open: HashMap<u64, (Ballot, Seq)>,
 }
 
 /// The thread's own.
@@ -540,17 +535,32 @@ impl Worker {
     }
 
     fn keep(&mut self, ballot: Ballot, requests: &[(Seq, Range)]) {
-        let mut orders = Vec::with_capacity(requests.len());
-        let mut keeps = lock(&self.keeps);
-        for &(seq, range) in requests {
-            let number = keeps.next;
-            keeps.next += 1;
-            keeps.open.insert(number, (ballot, seq));
-            let range = to_kernel(range);
-            orders.push(holey_core::agent::Order::Keep { number, range });
+        if ballot > self.ballot && self.attachment.is_some() {
+            // An agent that starts anew must not listen to the writer before this one.
+            self.ballot = ballot;
+            if let Err(error) = self.remember() {
+                error!(
+                    "{} is given up: whom it follows cannot be written down: {error}",
+                    self.name
+                );
+                self.detach();
+                return;
+            }
         }
-        drop(keeps);
-        self.tell(orders.into_iter());
+        let begun = lock(&self.keeps).begin(ballot, requests);
+        let Some(begun) = begun else {
+            error!(
+                "{} is given up: it is asked for more than a writer can wait for",
+                self.name
+            );
+            self.detach();
+            return;
+        };
+        let order = |(number, range)| holey_core::agent::Order::Keep {
+            number,
+            range: to_kernel(range),
+        };
+        self.tell(begun.into_iter().map(order));
     }
 
     fn begin_epoch(&mut self, epoch: Epoch) {
@@ -566,7 +576,7 @@ impl Worker {
             let mut keeps = lock(&keeps);
             for event in events {
                 if let Event::Kept { number } = event {
-                    if let Some((ballot, seq)) = keeps.open.remove(number) {
+                    if let Some((ballot, seq)) = keeps.end(*number) {
                         by_ballot.entry(ballot).or_default().push(seq);
                     }
                 }
@@ -622,7 +632,7 @@ impl Worker {
     /// The view is fixed.
     fn serve(&mut self, ballot: Ballot) {
         self.ballot = ballot;
-        let served = self.start_serving(ballot);
+        let served = self.start_serving();
         let served = served.map_err(|error| format!("{} cannot serve: {error}", self.name));
         if let Err(text) = &served {
             error!("{text}");
@@ -639,18 +649,24 @@ impl Worker {
         Ok(())
     }
 
-    fn start_serving(&mut self, ballot: Ballot) -> Result<()> {
+    fn start_serving(&mut self) -> Result<()> {
+        Attached::forget(&self.state)?;
+        self.remember()?;
+        self.dm.wake(&self.name)?;
+        self.open_as_copier()
+    }
+
+    /// Writes down what it is a copier of, and whom it follows.
+    fn remember(&self) -> Result<()> {
         let Some(attachment) = self.attachment else {
             return Err(TargetError::Wrong("nothing was prepared".to_owned()));
         };
         let attached = Attached {
             boot: boot_id()?,
             attachment,
-            ballot,
+            ballot: self.ballot,
         };
-        attached.write(&self.state)?;
-        self.dm.wake(&self.name)?;
-        self.open_as_copier()
+        Ok(attached.write(&self.state)?)
     }
 
     /// Nothing is read through the target from here on.

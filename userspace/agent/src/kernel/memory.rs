@@ -85,8 +85,20 @@ impl Attached {
         Ok(attached.filter(|attached| attached.boot == boot))
     }
 
+    /// What is there already is replaced, and its age kept: that is the copier's.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
-        write_toml(self, folder, ATTACHED)
+        let path = folder.join(ATTACHED);
+        let since = std::fs::metadata(&path).and_then(|there| there.modified());
+        write_toml(self, folder, ATTACHED)?;
+        match since {
+            Ok(since) => std::fs::File::open(&path)?.set_modified(since),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// It is one no more.
+    pub(super) fn forget(folder: &Path) -> io::Result<()> {
+        forget(folder, ATTACHED)
     }
 }
 
@@ -132,5 +144,33 @@ fn forget(folder: &Path, name: &str) -> io::Result<()> {
     match std::fs::remove_file(folder.join(name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn whom_a_copier_follows_changes_and_its_age_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let attached = |number| Attached {
+            boot: boot_id().unwrap(),
+            attachment: Attachment(7),
+            ballot: Ballot { number, node: 0 },
+        };
+        attached(1).write(folder.path()).unwrap();
+        let hour = Duration::from_secs(3600);
+        let file = std::fs::File::open(folder.path().join(ATTACHED)).unwrap();
+        file.set_modified(SystemTime::now() - hour).unwrap();
+        attached(2).write(folder.path()).unwrap();
+        let now = Attached::read(folder.path()).unwrap().unwrap();
+        assert_eq!(now.ballot.number, 2);
+        assert!(age(folder.path()).unwrap() >= hour);
+        // The next view is a new one.
+        Attached::forget(folder.path()).unwrap();
+        attached(3).write(folder.path()).unwrap();
+        assert!(age(folder.path()).unwrap() < hour);
     }
 }
