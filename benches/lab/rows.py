@@ -115,9 +115,9 @@ def scale_row(bench, group, title, unit, pairs, **more):
 
 def volume_rows():
     """First writes to a shared volume, by the round trip."""
+    subjects = ("holey", *(f"holey-{count}" for count in COPIERS))
     for trip in TRIPS:
         group, where = f"volume_{trip}", f"round trip {trip.replace('ms', ' ms')}"
-        subjects = ("holey", *(f"holey-{count}" for count in (COPIERS if trip == "0.2ms" else COPIERS[:1])))
         pairs = tuple((subject, "raw") for subject in subjects)
         further = tuple(zip(subjects[2:], subjects[1:]))
         late = {"profiles": ("free",), "better": "lower"}

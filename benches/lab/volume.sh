@@ -66,16 +66,16 @@ volume_disks() {
 
 # The time of one first write, and how many there can be, for a round trip of so long.
 g_volume_0ms() { volume_first 0ms 0; }
-g_volume_0.2ms() { volume_first 0.2ms 200 holey-2 holey-4; }
+g_volume_0.2ms() { volume_first 0.2ms 200; }
 g_volume_1ms() { volume_first 1ms 1000; }
 g_volume_10ms() { volume_first 10ms 10000; }
 
-# volume_first NAME MICROSECONDS SUBJECT...
+# volume_first NAME MICROSECONDS
 volume_first() {
     name=$1 trip=$2
     volume_disks
     each raw linear volume_plain
-    each holey holey-1 "${@:3}" volume_written
+    each holey holey-1 holey-2 holey-4 volume_written
 }
 
 # Round trips make no difference to these, so that once is enough.
