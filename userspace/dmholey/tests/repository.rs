@@ -220,7 +220,8 @@ fn versions_are_published() {
             fs::remove_file(lab.path("keys").join(name)).unwrap();
         }
     }
-    refuse(&publish, &["is missing: the role 'targets' has to sign"]);
+    let lacks = "keys: the role 'targets' needs its key here; missing: targets-";
+    refuse(&publish, &[lacks]);
 }
 
 #[test]

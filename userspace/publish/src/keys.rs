@@ -31,6 +31,7 @@ use tough::key_source::KeySource;
 use tough::key_source::LocalKeySource;
 use tough::schema::decoded::Decoded;
 use tough::schema::decoded::Hex;
+use tough::schema::key::Key;
 use tough::schema::KeyHolder;
 use tough::schema::Role;
 use tough::schema::RoleKeys;
@@ -117,7 +118,7 @@ impl Keys {
             keys.renew(&mut root, role, signers)?;
         }
         let sources = keys.there(&root, RoleType::Root)?;
-        keys.write(&sign(root.clone(), &root, &sources)?)?;
+        keys.write(&sign(root.clone(), &root, &sources)?, &root)?;
         Ok(keys)
     }
 
@@ -180,7 +181,8 @@ impl Keys {
             .signatures
             .clone();
         let signed = signed.add_old_signatures(before);
-        self.write(&signed.map_err(Error::tuf("cannot sign the root"))?)?;
+        let signed = signed.map_err(Error::tuf("cannot sign the root"))?;
+        self.write(&signed, &old.signed)?;
         self.version = version;
         Ok(())
     }
@@ -202,14 +204,38 @@ impl Keys {
             .into_iter()
             .partition(|path| path.exists());
         let needed = signers_of(root, role).map_or(1, |signers| signers.needed.get());
-        if let (true, Some(path)) = ((there.len() as u64) < needed, missing.first()) {
+        if (there.len() as u64) < needed {
+            let what = match there.len() + missing.len() {
+                1 => "its key here".to_owned(),
+                keys => format!("{needed} of its {keys} keys here, and has {}", there.len()),
+            };
+            let names: Vec<&str> = missing
+                .iter()
+                .filter_map(|path| path.file_name()?.to_str())
+                .collect();
+            let names = names.join(", ");
+            let why = format!("the role '{role}' needs {what}; missing: {names}");
+            return Err(Error::refused(&self.dir, why));
+        }
+        for path in &there {
+            self.check(role, path)?;
+        }
+        Ok(there.into_iter().map(source).collect())
+    }
+
+    /// Makes sure that a file has the key of its name: a copy of another one would not count.
+    fn check(&self, role: RoleType, path: &Path) -> Result<()> {
+        let secret = std::fs::read(path).map_err(|e| Error::path("read", path, e))?;
+        let (id, _) = public(&secret, path)?;
+        let named = self.path(role, &id);
+        if named != path {
             let why = format!(
-                "is missing: the role '{role}' has to sign with {needed} of its keys, and {} are there",
-                there.len()
+                "does not have the key of its name, but that of {}",
+                named.display()
             );
             return Err(Error::refused(path, why));
         }
-        Ok(there.into_iter().map(source).collect())
+        Ok(())
     }
 
     /// Reads a root.
@@ -232,13 +258,14 @@ impl Keys {
             let why = format!("names no key for the role '{role}'");
             return Err(Error::broken(path.display(), why));
         }
-        let digits = |id: &[u8]| {
-            id.iter()
-                .take(8)
-                .fold(0, |all, &byte| (all << 8) | u64::from(byte))
-        };
-        let name = |id: &Decoded<Hex>| format!("{role}-{:016x}.pk8", digits(id));
-        Ok(ids.iter().map(|id| self.dir.join(name(id))).collect())
+        Ok(ids.iter().map(|id| self.path(role, id)).collect())
+    }
+
+    /// Where a key of a role is, when it is there.
+    fn path(&self, role: RoleType, id: &[u8]) -> PathBuf {
+        let digits = id.iter().take(8);
+        let digits = digits.fold(0, |all, &byte| (all << 8) | u64::from(byte));
+        self.dir.join(format!("{role}-{digits:016x}.pk8"))
     }
 
     /// Makes keys for a role, in place of those it had.
@@ -250,12 +277,10 @@ impl Keys {
         };
         let mut secrets = Vec::new();
         for _ in 0..signers.keys.get() {
-            let unspecified = || Error::broken(self.dir.display(), "no key can be made");
+            let unspecified = |_| Error::broken(self.dir.display(), "no key can be made");
             let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
-            let pkcs8 = pkcs8.map_err(|_| unspecified())?;
-            let pair = tough::sign::parse_keypair(pkcs8.as_ref());
-            let key = tough::sign::Sign::tuf_key(&pair.map_err(Error::tuf("a new key"))?);
-            let id = key.key_id().map_err(|_| unspecified())?;
+            let pkcs8 = pkcs8.map_err(unspecified)?;
+            let (id, key) = public(pkcs8.as_ref(), &self.dir)?;
             root.keys.insert(id.clone(), key);
             keys.keyids.push(id);
             secrets.push(pkcs8);
@@ -285,8 +310,17 @@ impl Keys {
         sign(role, &self.read(self.version())?.signed, keys)
     }
 
-    fn write(&self, root: &SignedRole<Root>) -> Result<()> {
+    /// Writes a root that those believe who know the one before, or nothing else.
+    fn write(&self, root: &SignedRole<Root>, before: &Root) -> Result<()> {
         let path = self.root(root.signed().signed.version.get());
+        // The library does not make sure that a root has enough signatures.
+        for known in [before, &root.signed().signed] {
+            let refused = |e| {
+                let why = format!("is not written, for clients would refuse it: {e}");
+                Error::broken(path.display(), why)
+            };
+            known.verify_role(root.signed()).map_err(refused)?;
+        }
         Ok(output::put(&path, root.buffer(), false)?)
     }
 }
@@ -298,6 +332,14 @@ fn signers_of(root: &Root, role: RoleType) -> Option<Signers> {
         needed: keys.threshold,
         keys: NonZeroU64::new(keys.keyids.len() as u64)?,
     })
+}
+
+/// The public key of a secret one from a path, and its ID.
+fn public(secret: &[u8], path: &Path) -> Result<(Decoded<Hex>, Key)> {
+    let pair = tough::sign::parse_keypair(secret).map_err(Error::tuf(path.display()))?;
+    let key = tough::sign::Sign::tuf_key(&pair);
+    let fail = |e: tough::schema::Error| Error::broken(path.display(), e.to_string());
+    Ok((key.key_id().map_err(fail)?, key))
 }
 
 /// A key in a file.

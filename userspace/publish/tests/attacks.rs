@@ -375,7 +375,8 @@ fn signing_needs_the_right_keys() {
         }
     }
     let error = lab.publish().unwrap_err().to_string();
-    assert!(error.contains("the role 'targets' has to sign"), "{error}");
+    let lacks = "the role 'targets' needs its key here; missing: targets-";
+    assert!(error.contains(lacks), "{error}");
     refresh(&lab.place(), &lab.keys(), lab.options).unwrap();
     lab.client().unwrap();
     let error = lab
@@ -404,22 +405,7 @@ fn several_keys_have_to_sign() {
         (RoleType::Targets, two_of_three),
     ]);
     Keys::create(&keys, &signers, expires).unwrap();
-    let of = |role: &str| -> Vec<PathBuf> {
-        let mut found: Vec<_> = fs::read_dir(&keys)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| {
-                path.file_name()
-                    .unwrap()
-                    .to_str()
-                    .unwrap()
-                    .starts_with(role)
-            })
-            .collect();
-        found.sort();
-        found
-    };
-    let (root, targets) = (of("root-"), of("targets-"));
+    let (root, targets) = (keys_of(&keys, "root"), keys_of(&keys, "targets"));
     assert_eq!((root.len(), targets.len()), (3, 3));
     let published = |web: &str, keys: &Path| {
         let place = Place::folder(&lab.path(web)).unwrap();
@@ -439,19 +425,39 @@ fn several_keys_have_to_sign() {
     client("several").unwrap();
     fs::rename(&targets[1], lab.path("away-1")).unwrap();
     let error = published("several", &keys).unwrap_err().to_string();
-    assert!(
-        error.contains("with 2 of its keys, and 1 are there"),
-        "{error}"
-    );
+    let lacks = "the role 'targets' needs 2 of its 3 keys here, and has 1; missing: ";
+    assert!(error.contains(lacks), "{error}");
+    for path in &targets[..2] {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(error.contains(name), "{error}");
+    }
     // Whoever has one of them, and all keys that need not be in a safe, can make metadata that fit together.
-    copy(&keys, &lab.path("stolen"));
-    let root_there = lab.path("stolen/1.root.json");
-    let mut forged: serde_json::Value =
-        serde_json::from_slice(&fs::read(&root_there).unwrap()).unwrap();
-    forged["signed"]["roles"]["targets"]["threshold"] = 1.into();
-    fs::write(&root_there, forged.to_string()).unwrap();
-    published("forged", &lab.path("stolen")).unwrap();
-    refused(client("forged"), "threshold of 2");
+    let stolen = lab.path("stolen");
+    copy(&keys, &stolen);
+    for path in keys_of(&stolen, "root") {
+        fs::remove_file(path).unwrap();
+    }
+    change_role(&stolen, "targets", |role| role["threshold"] = 1.into());
+    published("forged", &stolen).unwrap();
+    refused(
+        client("forged"),
+        "threshold of 2 not met for role targets (1 valid",
+    );
+    // With one key of the root instead, a root follows that names other keys for everything.
+    let stolen = lab.path("stolen-root");
+    copy(&keys, &stolen);
+    for path in [&root[1], &root[2], &targets[2]] {
+        fs::remove_file(stolen.join(path.file_name().unwrap())).unwrap();
+    }
+    change_role(&stolen, "root", |role| role["threshold"] = 1.into());
+    let mut thief = Keys::open(&stolen).unwrap();
+    let roles = [RoleType::Root, RoleType::Targets];
+    thief.rotate(&roles, &HashMap::new(), expires).unwrap();
+    published("forged-root", &stolen).unwrap();
+    refused(
+        client("forged-root"),
+        "threshold of 2 not met for role root (1 valid",
+    );
     // The root is changed by two of its keys, and gets as many as it had.
     fs::rename(lab.path("away-1"), &targets[1]).unwrap();
     fs::rename(&root[0], lab.path("away-root")).unwrap();
@@ -460,18 +466,74 @@ fn several_keys_have_to_sign() {
         keys.rotate(roles, &HashMap::new(), expires)
     };
     rotate(&[RoleType::Root]).unwrap();
-    assert_eq!(of("root-").len(), 2 + 3);
+    let (old, new): (Vec<_>, Vec<_>) = keys_of(&keys, "root")
+        .into_iter()
+        .partition(|path| root.contains(path));
+    assert_eq!((old.len(), new.len()), (2, 3));
     published("several", &keys).unwrap();
     client("several").unwrap();
-    // With one of the old ones it is not.
-    for path in &of("root-")[1..] {
+    // The old ones do not count any more: with both of them and one new one it is not changed.
+    for path in &new[1..] {
         fs::remove_file(path).unwrap();
     }
     let error = rotate(&[RoleType::Timestamp]).unwrap_err().to_string();
-    assert!(
-        error.contains("the role 'root' has to sign with 2"),
-        "{error}"
+    let lacks = "the role 'root' needs 2 of its 3 keys here, and has 1; missing: root-";
+    assert!(error.contains(lacks), "{error}");
+}
+
+/// One key under two names is one key, and a root that clients would refuse is not written.
+#[test]
+fn a_copy_of_a_key_does_not_sign() {
+    let dir = tempfile::tempdir().unwrap();
+    let expires = Timestamp::now() + DAY;
+    let signers = HashMap::from([(RoleType::Root, Signers::new(2, 3).unwrap())]);
+    let mut keys = Keys::create(dir.path(), &signers, expires).unwrap();
+    let root = keys_of(dir.path(), "root");
+    let good: Vec<_> = root.iter().map(|path| fs::read(path).unwrap()).collect();
+    let files = || fs::read_dir(dir.path()).unwrap().count();
+    let mut refused = |roles: &[RoleType], text: &str| {
+        let before = files();
+        let error = keys.rotate(roles, &HashMap::new(), expires).unwrap_err();
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!(files(), before);
+    };
+    fs::remove_file(&root[2]).unwrap();
+    fs::copy(&root[0], &root[1]).unwrap();
+    for roles in [&[][..], &[RoleType::Timestamp], &[RoleType::Root]] {
+        refused(roles, "does not have the key of its name, but that of ");
+    }
+    // Nor are there two keys if the root names one twice.
+    for (path, good) in root.iter().zip(good) {
+        fs::write(path, good).unwrap();
+    }
+    change_role(dir.path(), "root", |role| {
+        let id = role["keyids"].as_array().unwrap()[0].clone();
+        role["keyids"] = vec![id.clone(), id].into();
+    });
+    refused(
+        &[],
+        "would refuse it: Signature threshold of 2 not met for role root (1 valid",
     );
+}
+
+/// The keys of a role that are in a folder.
+fn keys_of(dir: &Path, role: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.strip_prefix(role).is_some_and(|n| n.starts_with('-'))
+    });
+    found.sort();
+    found
+}
+
+/// Changes what the first root in a folder says of a role.
+fn change_role(dir: &Path, role: &str, change: impl FnOnce(&mut serde_json::Value)) {
+    let path = dir.join("1.root.json");
+    let mut root: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut root["signed"]["roles"][role]);
+    fs::write(&path, root.to_string()).unwrap();
 }
 
 #[test]
