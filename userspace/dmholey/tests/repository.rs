@@ -225,6 +225,37 @@ fn versions_are_published() {
 }
 
 #[test]
+fn roles_have_several_keys() {
+    let lab = Lab::new();
+    let keys_of = |role: &str| {
+        let entries = fs::read_dir(lab.path("k")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(role)).count()
+    };
+    // The keys that a root names for a role, and how many of them have to sign.
+    let named = |root: &str, role: &str| {
+        let root: serde_json::Value = serde_json::from_slice(&lab.read(root)).unwrap();
+        let role = &root["signed"]["roles"][role];
+        let keys = role["keyids"].as_array().unwrap().len();
+        (keys, role["threshold"].as_u64().unwrap())
+    };
+    let keys = |args: &[&str]| lab.run(&[&["image", "keys", "k"], args].concat());
+    keys(&["--signers", "root=2/3", "--signers", "root=1/1"])
+        .code(2)
+        .error(&["--signers names the role 'root' twice"]);
+    assert!(!lab.path("k").exists());
+    keys(&["--signers", "root=2/3"]).code(0);
+    assert_eq!((keys_of("root-"), keys_of("targets-")), (3, 1));
+    assert_eq!(named("k/1.root.json", "root"), (3, 2));
+    assert_eq!(named("k/1.root.json", "targets"), (1, 1));
+    keys(&["--rotate", "targets", "--signers", "targets=1/2"]).code(0);
+    // The old key stays where it is, and the root names it no more.
+    assert_eq!((keys_of("root-"), keys_of("targets-")), (3, 1 + 2));
+    assert_eq!(named("k/2.root.json", "root"), (3, 2));
+    assert_eq!(named("k/2.root.json", "targets"), (2, 1));
+}
+
+#[test]
 fn refusals_change_nothing() {
     let lab = lab();
     lab.write("x", b"");

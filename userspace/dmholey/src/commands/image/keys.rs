@@ -13,6 +13,7 @@ use dmholey_publish::keys::RoleType;
 use dmholey_publish::keys::Signers;
 use dmholey_publish::Keys;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// Arguments of `image keys`.
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 pub struct KeysOf {
     /// Folder of the keys: a new or empty one, unless --rotate or --renew is given
     keys: PathBuf,
-    /// Give this role another key
+    /// Give this role other keys, in place of all that it has
     #[arg(long, value_name = "ROLE")]
     rotate: Vec<Role>,
     /// Let this role have N keys, of which M have to sign: root=2/3; it has one otherwise
@@ -84,7 +85,13 @@ struct Made {
 /// Runs the command.
 pub fn run(args: &KeysOf, output: Output) -> anyhow::Result<Exit> {
     let expires = days(now(), args.root_days);
-    let signers = args.signers.iter().copied().collect();
+    let mut signers = HashMap::new();
+    for &(role, of) in &args.signers {
+        if signers.insert(role, of).is_some() {
+            let why = format!("--signers names the role '{role}' twice");
+            return Err(refuse(Exit::Usage, why));
+        }
+    }
     let keys = if args.renew || !args.rotate.is_empty() {
         let mut keys = Keys::open(&args.keys)?;
         let roles: Vec<RoleType> = args.rotate.iter().map(|&role| role.into()).collect();

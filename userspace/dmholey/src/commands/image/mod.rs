@@ -57,8 +57,8 @@ pub enum Image {
     Check(check::Check),
     /// Make the keys that sign what is published, or other ones
     ///
-    /// Each of the four roles gets a key, and the root that names them is what clients are shipped with.
-    /// The key of the root is needed to rotate keys only: keep it elsewhere.
+    /// Each of the four roles gets a key, or several (--signers), and the root that names them is what
+    /// clients are shipped with. The keys of the root are needed only to change keys: keep them elsewhere.
     Keys(keys::KeysOf),
     /// Publish the versions of a repository as static files
     ///
