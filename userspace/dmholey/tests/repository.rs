@@ -173,6 +173,7 @@ fn versions_are_published() {
         "1.root.json",
         "1.snapshot.json",
         "1.targets.json",
+        "lock",
         "timestamp.json",
     ];
     assert_eq!(names("web/metadata"), metadata);

@@ -105,6 +105,7 @@ pub fn publish(
     if repository.manifest().last().is_none() {
         return Err(Error::refused(repository.dir(), "has no version yet"));
     }
+    let _lock = place.store().lock()?;
     let before = before(place, keys)?;
     let mut published = Published::default();
     let mut catalog = offer(repository, watch)?;
@@ -154,6 +155,7 @@ pub fn publish(
 /// Renews the dates of what is published, and puts new roots there. This needs no key of the targets.
 pub fn refresh(place: &Place, keys: &Keys, options: Options) -> Result<Published> {
     let sources = keys.sources(&[RoleType::Snapshot, RoleType::Timestamp])?;
+    let _lock = place.store().lock()?;
     let Some(before) = before(place, keys)? else {
         let why = "has nothing that was published; publish something first";
         return Err(Error::broken(place.store().name(), why));

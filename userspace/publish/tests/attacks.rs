@@ -23,8 +23,10 @@ use dmholey_repository::Repository;
 use futures_util::TryStreamExt;
 use jiff::SignedDuration;
 use jiff::Timestamp;
+use rustix::fs::FlockOperation;
 use std::collections::HashMap;
 use std::fs;
+use std::fs::File;
 use std::path::Path;
 use std::path::PathBuf;
 use tough::schema::RoleType;
@@ -197,6 +199,26 @@ fn clients_get_what_is_published() {
     // Nothing new is nothing to upload.
     let published = lab.publish().unwrap();
     assert_eq!((published.added.len(), published.bytes), (0, 0));
+    lab.client().unwrap();
+}
+
+/// Two that publish at the same time would undo each other's work.
+#[test]
+fn one_publishes_at_a_time() {
+    let lab = Lab::new();
+    let other = File::open(lab.path("web/metadata/lock")).unwrap();
+    rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+    for error in [
+        lab.publish().unwrap_err(),
+        refresh(&lab.place(), &lab.keys(), lab.options).unwrap_err(),
+    ] {
+        let error = error.to_string();
+        assert!(error.contains("web: in use"), "{error}");
+    }
+    lab.client().unwrap();
+    drop(other);
+    lab.publish().unwrap();
+    refresh(&lab.place(), &lab.keys(), lab.options).unwrap();
     lab.client().unwrap();
 }
 

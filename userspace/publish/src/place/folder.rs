@@ -13,6 +13,9 @@ use dmholey_cow::output::Output;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
 use dmholey_cow::Progress;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -20,6 +23,8 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
+/// Who publishes holds this. It is beside the metadata, where all of them may make files.
+const LOCK: &str = "lock";
 /// Between two looks at the clock.
 const NAP: Duration = Duration::from_millis(20);
 
@@ -45,6 +50,23 @@ impl Folder {
 impl Store for Folder {
     fn name(&self) -> String {
         self.dir.display().to_string()
+    }
+
+    fn lock(&self) -> Result<Option<File>> {
+        let path = self.dir.join(crate::METADATA).join(LOCK);
+        // NFS locks only what can be written; elsewhere, who may only read the file can lock it, too.
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false);
+        let file = options.open(&path).or_else(|_| File::open(&path));
+        let file = file.map_err(|e| Error::path("open", &path, e))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(Errno::WOULDBLOCK) => {
+                let why = "in use: another program publishes there; wait for it to end";
+                Err(Error::refused(&self.dir, why))
+            }
+            Err(e) => Err(Error::path("lock", &path, e.into())),
+        }
     }
 
     fn size(&self, name: &str) -> Result<Option<u64>> {

@@ -21,6 +21,7 @@ use folder::Folder;
 use futures_util::stream;
 use registry::Registry;
 use std::fmt::Debug;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use tough::Transport;
@@ -51,6 +52,11 @@ pub(crate) trait Store: Debug + Send + Sync {
 
     /// Removes a file, if it is there.
     fn remove(&self, name: &str) -> Result<()>;
+
+    /// Keeps others from publishing here until the result is dropped, where that can be.
+    fn lock(&self) -> Result<Option<File>> {
+        Ok(None)
+    }
 
     /// Shows clients what was done, where they do not see it at once.
     fn commit(&self) -> Result<()> {
