@@ -69,10 +69,11 @@ impl Fake {
             });
         }
         let exists = self.devices.borrow().contains_key(name);
-        if request != "create" && !exists {
-            return Err(Error::NoDevice(name.to_owned()));
+        match (request, exists) {
+            ("create", true) => Err(Error::Exists(name.to_owned())),
+            ("create", false) | (_, true) => Ok(()),
+            (_, false) => Err(Error::NoDevice(name.to_owned())),
         }
-        Ok(())
     }
 }
 

@@ -30,6 +30,11 @@ pub fn roll_back(client: &mut Client, how: &How, output: Output) -> anyhow::Resu
         return Ok("offline");
     }
     let store = client.begin_back()?;
+    let staged = client.staged();
+    if staged.exists() {
+        // Of an apply that was killed; the way back brings back also what it has done.
+        online::stop(&staged, client.disk())?;
+    }
     merge(&store, client.disk(), how, output)?;
     client.is_back()?;
     Ok("online")

@@ -6,17 +6,25 @@ use super::open_store;
 use crate::blockdev::BlockDev;
 use crate::commands::line::FamilyArgs;
 use crate::commands::merge::Pace;
+use crate::dm;
 use crate::dm::flow;
+use crate::dm::flow::StoreFacts;
 use crate::dm::ioctl::Dm;
 use crate::dm::merge;
 use crate::dm::node;
+use crate::dm::table;
 use crate::dm::table::Overlay;
 use crate::dm::table::Role;
 use crate::dm::table::Table;
 use crate::dm::DevNum;
 use crate::dm::Kernel;
 use crate::dm::Nodes;
+use crate::exit::refuse;
+use crate::exit::Exit;
+use crate::loopdev;
 use crate::loopdev::LoopDevice;
+use crate::monitor::backing::Blocks;
+use crate::monitor::backing::Sysfs;
 use crate::output::Output;
 use crate::progress::Meter;
 use crate::signals;
@@ -95,16 +103,29 @@ fn is_origin(disk: &Path) -> anyhow::Result<bool> {
     Ok(!flow::users_of(&dm, DevNum::from_rdev(disk.rdev()))?.is_empty())
 }
 
-/// Merges an image into a disk, and takes everything down again that it made for that.
+/// Merges an image into a disk, and takes everything down again that it made for that. A merge of the same image
+/// that was begun by a run that was killed goes on: it is waited for, and taken down.
 pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applied> {
     let mut store = open_store(what.image)?;
     let (origin, disk) = BlockDev::open(what.disk)?;
-    let survey = apply::plan(&mut store, &disk.name(), disk.size())?;
-    drop(disk);
     let dm = Dm::open()?;
     signals::install()?;
-    let source = source(what, &store)?;
     let chunk = store.header().chunk;
+    let meter = Meter::with_events(format!("merging into {}", what.disk.display()), output);
+    let interval = what.how.pace.interval();
+    let is_store = |cow| is_over(cow, store.disk());
+    if let Some(name) = under_way(&dm, origin.number, &is_store)? {
+        // The list is being changed: what is left is known to the kernel only.
+        let bytes = merge::look(&dm, &name).map_or(0, |merge| merge.left_bytes);
+        finish(&dm, &node::DevMapper, &name, interval, &meter)?;
+        return Ok(Applied {
+            exceptions: bytes / chunk.bytes() as u64,
+            bytes,
+        });
+    }
+    let survey = apply::plan(&mut store, &disk.name(), disk.size())?;
+    drop(disk);
+    let source = source(what, &store)?;
     let table = Table {
         role: Role::Merge,
         family: what.how.family.family(),
@@ -119,13 +140,94 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
     };
     let name = what.how.name.clone();
     let name = name.unwrap_or_else(|| default_name(what.disk));
-    let meter = Meter::with_events(format!("merging into {}", what.disk.display()), output);
-    let interval = what.how.pace.interval();
     merge_once(&dm, &node::DevMapper, &name, &table, interval, &meter)?;
     Ok(Applied {
         exceptions: survey.exceptions,
         bytes: survey.exceptions * chunk.bytes() as u64,
     })
+}
+
+/// Takes down the merge of an image into a disk that a run has left behind which was killed, if there is one,
+/// wherever it is. The disk is between the versions after that.
+pub(crate) fn stop(image: &Path, disk: &Path) -> anyhow::Result<()> {
+    let image = Device::open(image, Access::Read)?;
+    let (origin, _) = BlockDev::open(disk)?;
+    let dm = Dm::open()?;
+    for user in users(&dm)? {
+        if user.merges_into(origin.number) && is_over(user.facts.cow, &image)? {
+            flow::remove(&dm, &node::DevMapper, &user.name, false)?;
+        }
+    }
+    Ok(())
+}
+
+/// A device that has a store.
+struct User {
+    name: String,
+    role: Role,
+    facts: StoreFacts,
+}
+
+impl User {
+    fn merges_into(&self, origin: DevNum) -> bool {
+        self.role == Role::Merge && self.facts.origin == origin
+    }
+}
+
+/// All devices that have a store.
+fn users(kernel: &dyn Kernel) -> dm::Result<Vec<User>> {
+    let mut users = Vec::new();
+    for (name, _) in kernel.devices()? {
+        let lines = match kernel.table(&name) {
+            // It went away since the list was made.
+            Err(dm::Error::NoDevice(_)) => continue,
+            other => other?,
+        };
+        let user = lines.first().and_then(|line| {
+            let (role, _) = table::target_of(&line.target)?;
+            let facts = StoreFacts::of(line)?;
+            Some(User { name, role, facts })
+        });
+        users.extend(user);
+    }
+    Ok(users)
+}
+
+/// The device that merges this store into this origin already. Neither of them may have another merge: two on one
+/// store would each take entries from its list that the other one goes on to use.
+fn under_way(
+    kernel: &dyn Kernel,
+    origin: DevNum,
+    is_store: &dyn Fn(DevNum) -> anyhow::Result<bool>,
+) -> anyhow::Result<Option<String>> {
+    for user in users(kernel)? {
+        let name = &user.name;
+        let why = match (is_store(user.facts.cow)?, user.merges_into(origin)) {
+            (true, true) => return Ok(Some(user.name)),
+            (true, false) if user.role == Role::Merge => {
+                "merges this store into another disk; it cannot be merged twice".to_owned()
+            }
+            (false, true) => format!(
+                "merges another store into this disk; wait for its end (dmholey merge --wait {name}), then remove \
+                 it (dmholey remove {name})"
+            ),
+            _ => continue,
+        };
+        return Err(refuse(Exit::Refused, format!("{name}: {why}")));
+    }
+    Ok(None)
+}
+
+/// Whether a COW device is this store: the same device, or a loop device over the same file.
+fn is_over(cow: DevNum, store: &Device) -> anyhow::Result<bool> {
+    if store.is_block() {
+        return Ok(cow == DevNum::from_rdev(store.rdev()));
+    }
+    match Sysfs.loop_device(cow) {
+        Some(Ok(found)) => loopdev::is_over(&found.node, store.file()),
+        // Neither is anything that was made here.
+        Some(Err(_)) | None => Ok(false),
+    }
 }
 
 /// Makes a merge device, waits for it, and removes it whatever happened.
@@ -138,6 +240,17 @@ fn merge_once(
     progress: &dyn Progress,
 ) -> anyhow::Result<()> {
     flow::create(kernel, nodes, name, table)?;
+    finish(kernel, nodes, name, interval, progress)
+}
+
+/// Waits for a merge device, and removes it whatever happened.
+fn finish(
+    kernel: &dyn Kernel,
+    nodes: &dyn Nodes,
+    name: &str,
+    interval: Duration,
+    progress: &dyn Progress,
+) -> anyhow::Result<()> {
     let sleep = &mut |time| std::thread::sleep(time);
     let merged = merge::wait(kernel, name, interval, progress, sleep)
         .context("the disk is between the versions; run this command again to finish");
@@ -227,6 +340,57 @@ mod tests {
         assert!(format!("{error:#}").contains("run this command again"));
         assert_eq!(crate::exit::Exit::of(&error), crate::exit::Exit::Kernel);
         assert!(kernel.devices.borrow().is_empty());
+    }
+
+    const ORIGIN: DevNum = DevNum { major: 8, minor: 1 };
+
+    /// Looks for a merge of the store 7:3 into 8:1.
+    fn look(kernel: &Fake) -> anyhow::Result<Option<String>> {
+        let store = DevNum { major: 7, minor: 3 };
+        under_way(kernel, ORIGIN, &|cow| Ok(cow == store))
+    }
+
+    #[test]
+    fn the_merge_of_a_run_that_was_killed_goes_on() {
+        let kernel = Fake::new()
+            .with("a", "holey-snapshot", "8:1 8:2 P 8")
+            .with("b", "holey-origin", "8:1")
+            .with("c", "linear", "8:1 0")
+            .with("d", "holey-merge", "8:9 8:3 P 8")
+            // By whatever name.
+            .with("other", "snapshot-merge", "8:1 7:3 P 8")
+            .says(&["32/200 16", "16/200 16"]);
+        let name = look(&kernel).unwrap().unwrap();
+        assert_eq!(name, "other");
+        finish(&kernel, &kernel, &name, Duration::ZERO, &Silent).unwrap();
+        let left: Vec<String> = kernel.devices.borrow().keys().cloned().collect();
+        assert_eq!(left, ["a", "b", "c", "d"]);
+        let log = kernel.log.borrow();
+        assert!(!log.iter().any(|line| line.starts_with("create")));
+    }
+
+    #[test]
+    fn nothing_is_merged_twice() {
+        assert_eq!(look(&Fake::new()).unwrap(), None);
+        let cases = [
+            ("8:1 7:4 P 8", "merges another store into this disk"),
+            ("8:2 7:3 P 8", "merges this store into another disk"),
+        ];
+        for (params, part) in cases {
+            let kernel = Fake::new().with("x", "holey-merge", params);
+            let error = look(&kernel).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+            assert_eq!(Exit::of(&error), Exit::Refused);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_told() {
+        let kernel = Fake::new().with("m", "linear", "8:1 0");
+        assert_eq!(look(&kernel).unwrap(), None);
+        let error = run(&kernel).unwrap_err().to_string();
+        assert!(error.contains("m: a device of this name exists"), "{error}");
+        assert!(kernel.devices.borrow().contains_key("m"));
     }
 
     #[test]
