@@ -204,7 +204,8 @@ impl Client {
             Error::refused("the catalog", why)
         })?;
         let dir = self.dir.join("deltas");
-        let heads = self.check_room(mirrors, &way, target.bytes)?;
+        let there = installed.map_or(0, |installed| installed.bytes);
+        let heads = self.check_room(mirrors, &way, there)?;
         let mut deltas = Vec::new();
         for delta in &way {
             let title = format!("fetching the delta from {} to {}", delta.from, delta.to);
@@ -334,22 +335,17 @@ impl Client {
         Ok(mended)
     }
 
-    /// Whether there is room for all that a pull makes: the deltas, the store of each step, the staged store and
+    /// Whether there is room for all that an update makes: the deltas, the store of each step, the staged store and
     /// the way back. What a delta changes is in its index, which is fetched for that.
-    fn check_room(&self, mirrors: &Mirrors, way: &[catalog::Delta], bytes: u64) -> Result<Fetched> {
+    fn check_room(&self, mirrors: &Mirrors, way: &[catalog::Delta], there: u64) -> Result<Fetched> {
         let dir = self.dir.join("deltas");
         let mut heads = Fetched::default();
-        let (mut need, mut changed) = (0u64, 0u64);
+        let (mut need, mut plans) = (0u64, Vec::new());
         for delta in way {
-            let plan = fetch::plan(mirrors, delta, &dir, &mut heads)?;
+            plans.push(fetch::plan(mirrors, delta, &dir, &mut heads)?);
             need = need.saturating_add(fetch::missing(delta, &dir)?);
-            let runs = plan.index.units.iter().flat_map(|unit| &unit.outputs);
-            let blocks = runs.flat_map(|output| &output.runs).map(|run| run.bytes());
-            changed = blocks.fold(changed, u64::saturating_add);
         }
-        let steps = changed.saturating_add(changed.min(bytes).saturating_mul(2));
-        // A store has 16 bytes for each chunk besides.
-        need = need.saturating_add(steps).saturating_add(steps / 256);
+        need = need.saturating_add(stage::room(&plans, there)?);
         let room = rustix::fs::statvfs(&dir).map_err(|e| Error::path("look at", &dir, e.into()))?;
         let room = room.f_bavail.saturating_mul(room.f_frsize);
         if need > room {

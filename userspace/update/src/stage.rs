@@ -9,6 +9,7 @@ use crate::source::Mirrors;
 use dmholey_cow::disk;
 use dmholey_cow::disk::Access;
 use dmholey_cow::format::ChunkSize;
+use dmholey_cow::format::Layout;
 use dmholey_cow::format::SECTOR_SIZE;
 use dmholey_cow::output::Output;
 use dmholey_cow::progress;
@@ -36,6 +37,8 @@ use std::path::Path;
 
 /// Bytes copied at a time.
 const BATCH: u64 = 1 << 20;
+/// A store has as many chunks at least.
+const MIN_CHUNKS: u64 = 3;
 
 /// Makes the store at `output` that shows, over `disk`, what the deltas lead to one after the other. What
 /// it shows has this digest, or there is no store.
@@ -69,7 +72,7 @@ pub fn stage<B: Disk>(
     }
     let (place, file, ground) = Output::create(output, true)?;
     let ranges = differing(&stack, disk, &*watch("comparing with the disk"))?;
-    let store = Scatter::create(file, chunk(disk)?, ground, runs(&ranges))?;
+    let store = Scatter::create(file, chunk(disk.name())?, ground, runs(&ranges))?;
     let watch_copy = watch("writing the changes");
     fill(&stack, &store, &ranges, &*watch_copy)?;
     drop(watch_copy);
@@ -82,6 +85,36 @@ pub fn stage<B: Disk>(
         return Err(Error::refused(disk.name(), why));
     }
     Ok(place.commit()?)
+}
+
+/// Bytes that stores need at most at a time beside each other while these deltas are made into one and then applied:
+/// the staged store; and beside it first those of the steps, then the way back. The disk is an image of `there` bytes
+/// before that; what is behind it counts only where a delta writes something.
+pub fn room(way: &[Plan], there: u64) -> Result<u64> {
+    let layout = Layout::new(chunk("a store")?);
+    let bytes = |entries| layout.chunks_for(entries).max(MIN_CHUNKS) * BLOCK_LEN;
+    let mut changed: Vec<(u64, u64)> = Vec::new();
+    let (mut steps, mut seen, mut end) = (0, there, 0);
+    for Plan { header, index } in way {
+        // What becomes zero is a hole in the store of a step, which is written apart from all else.
+        let holes: u64 = index.zero.iter().map(|run| run.bytes()).sum();
+        let targets = index.targets().map(|run| u64::from(run.len)).sum();
+        steps += bytes(targets) - holes;
+        seen = seen.min(header.old_len).min(header.new_len);
+        end = header.new_len;
+        changed.extend(index.targets().map(|run| (run.start, run.end())));
+    }
+    // What a version does not have is zero in the next one that reaches so far.
+    changed.push((seen / BLOCK_LEN, blocks(there)));
+    changed.sort_unstable();
+    let (mut at, mut count) = (0, 0);
+    for (start, behind) in changed {
+        let behind = behind.min(blocks(end));
+        count += behind.saturating_sub(start.max(at));
+        at = at.max(behind);
+    }
+    let store = bytes(count);
+    Ok(store + store.max(steps))
 }
 
 /// Fails if `disk` cannot hold an image of so many bytes.
@@ -149,15 +182,15 @@ pub fn way_back<B: Disk>(
     stack.push(store)?;
     let ranges: Vec<(u64, u64)> = stack.above(0).collect();
     let (place, file, ground) = Output::create(output, true)?;
-    let back = Scatter::create(file, chunk(disk)?, ground, runs(&ranges))?;
+    let back = Scatter::create(file, chunk(disk.name())?, ground, runs(&ranges))?;
     fill(disk, &back, &ranges, watch)?;
     back.finish()?;
     Ok(place.commit()?)
 }
 
-fn chunk(disk: &impl Disk) -> Result<ChunkSize> {
+fn chunk(name: impl ToString) -> Result<ChunkSize> {
     let sectors = (BLOCK_LEN / SECTOR_SIZE) as u32;
-    Ok(ChunkSize::new(sectors).map_err(|e| CowError::format(disk.name(), e))?)
+    Ok(ChunkSize::new(sectors).map_err(|e| CowError::format(name, e))?)
 }
 
 /// Byte ranges as first chunks and numbers of chunks.

@@ -10,11 +10,14 @@ use dmholey_cow::Device;
 use dmholey_cow::Kind;
 use dmholey_cow::Progress;
 use dmholey_cow::Store;
+use dmholey_delta::delta::Plan;
+use dmholey_delta::Delta;
 use dmholey_repository::catalog;
 use dmholey_repository::manifest::EMPTY;
 use dmholey_update::source::Folder;
 use dmholey_update::source::Got;
 use dmholey_update::source::Sink;
+use dmholey_update::stage;
 use dmholey_update::state::Phase;
 use dmholey_update::Client;
 use dmholey_update::Mirrors;
@@ -184,6 +187,52 @@ fn versions_have_sizes_of_their_own() {
         assert!(error.contains("the image has"), "{error}");
         assert_eq!(client.state().phase, Phase::Idle);
     }
+}
+
+/// The plans of the deltas that lead from version 1 to `to`.
+fn plans(lab: &Lab, to: u64) -> Vec<Plan> {
+    let way = lab.catalog.cheapest(1, to).unwrap();
+    let plan = |delta: &catalog::Delta| {
+        let path = lab.path("web/targets").join(delta.file());
+        let file = Device::open(&path, Access::Read).unwrap();
+        Delta::open(file).unwrap().plan
+    };
+    way.iter().map(plan).collect()
+}
+
+/// What is counted beforehand is enough for the stores, whatever the versions are made of, and not much more.
+#[test]
+fn the_room_is_what_the_stores_take() {
+    let mut images = Lab::new().images;
+    // Nearly all of it moves, so that hardly anything is made by units; then much becomes zero.
+    let image = images[1].clone();
+    images[1][..150 * CHUNK].copy_from_slice(&image[150 * CHUNK..]);
+    images[2] = images[1].clone();
+    images[2][20 * CHUNK..220 * CHUNK].fill(0);
+    let mut longer = images.clone();
+    longer[1].resize(340 * CHUNK, 9);
+    longer[2].truncate(250 * CHUNK);
+    for (images, squashed) in [(&images, false), (&images, true), (&longer, false)] {
+        let lab = Lab::of(images.clone(), squashed);
+        let mut disk = images[0].clone();
+        disk.resize(400 * CHUNK, 7);
+        fs::write(lab.path("disk"), disk).unwrap();
+        for to in [2, 3] {
+            let room = stage::room(&plans(&lab, to), images[0].len() as u64).unwrap();
+            let mut client = lab.client();
+            client
+                .pull(&lab.mirrors(), &lab.catalog, Some(to), &quiet)
+                .unwrap();
+            client.begin(&quiet).unwrap();
+            let len = |path| fs::metadata(path).unwrap().len();
+            let stores = len(client.staged()) + len(client.back());
+            assert!(stores > 100 * CHUNK as u64);
+            assert!(room >= stores, "{room} for {stores}");
+            assert!(room < 2 * stores, "{room} for {stores}");
+            client.roll_back(&quiet).unwrap();
+        }
+    }
+    assert_eq!(stage::room(&[], 0).unwrap(), 6 * CHUNK as u64);
 }
 
 proptest! {
