@@ -121,6 +121,14 @@ pub fn put(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     output.commit()
 }
 
+/// What a file was to be called that has this name until it is complete; none if it is not such a name. After a power
+/// cut it keeps that name, and whoever knows that nobody is at work removes it.
+pub fn meant(name: &str) -> Option<&str> {
+    let name = name.strip_prefix('.')?.strip_suffix(".part")?;
+    let (meant, _random) = name.rsplit_once('.')?;
+    (!meant.is_empty()).then_some(meant)
+}
+
 fn exists(path: &Path) -> Error {
     Error::refused(path.display(), "exists; --force replaces it")
 }
@@ -130,5 +138,21 @@ pub(crate) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_until_they_are_complete_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let (output, ..) = Output::create(&dir.path().join("a.cow"), false).unwrap();
+        let name = output.path().file_name().unwrap().to_string_lossy();
+        assert_eq!(meant(&name), Some("a.cow"));
+        for name in ["a.cow", "a.part", ".a.part", "..x.part", ".a.x", "a.x.part"] {
+            assert_eq!(meant(name), None, "{name}");
+        }
     }
 }

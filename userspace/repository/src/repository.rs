@@ -245,15 +245,10 @@ impl Repository {
 
 /// Whether a file of this name is one of a repository, or was to become one.
 fn is_ours(name: &str) -> bool {
-    let name = match name.strip_prefix('.') {
-        // ".NAME.RANDOM.part", as [`output::Output`] calls it.
-        Some(part) if part.ends_with(".part") => part.split('.').take(1).collect(),
-        Some(_) => return false,
-        None => name.to_owned(),
-    };
+    let name = output::meant(name).unwrap_or(name);
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let delta = name.strip_prefix("delta-").and_then(|n| n.split_once('-'));
-    [BASE, LOCK, MANIFEST, "repository"].contains(&name.as_str())
+    [BASE, LOCK, MANIFEST].contains(&name)
         || name.strip_prefix("cow-").is_some_and(number)
         || delta.is_some_and(|(from, to)| number(from) && number(to))
 }

@@ -16,6 +16,7 @@ use crate::state::Version;
 use crate::Watch;
 use dmholey_cow::apply;
 use dmholey_cow::disk::Access;
+use dmholey_cow::output;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
 use dmholey_cow::Progress;
@@ -30,8 +31,12 @@ use rustix::io::Errno;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
+
+/// The folder of what was believed, beside the state.
+pub const TRUST: &str = "trust";
 
 /// A client: the disk that it keeps up to date, and a folder for what it has to remember.
 #[derive(Debug)]
@@ -95,6 +100,8 @@ impl Client {
             }
             Err(e) => return Err(Error::path("lock", &lock, e.into())),
         }
+        remove_leftovers(dir)?;
+        remove_leftovers(&dir.join(TRUST))?;
         Ok(Self {
             state: State::load(&dir.join("state.json"))?,
             dir: dir.to_owned(),
@@ -370,7 +377,7 @@ impl Client {
         })?;
         for path in [self.staged(), self.back()] {
             match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::path("remove", &path, e));
                 }
                 _ => {}
@@ -406,6 +413,34 @@ impl Client {
         let why = format!("cannot {what} now: {now}");
         Err(Error::refused(self.disk.display(), why))
     }
+}
+
+/// Removes what a power cut has left in a folder: files that were not complete, and folders that were worked in.
+fn remove_leftovers(dir: &Path) -> Result<()> {
+    let fail = |e| Error::path("read", dir, e);
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(fail)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(fail)?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        let is_dir = entry.file_type().map_err(fail)?.is_dir();
+        // As the library calls them that makes folders for a while.
+        let scratch = name.strip_prefix(".tmp").is_some_and(|random| {
+            !random.is_empty() && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        });
+        let removed = if is_dir && scratch {
+            std::fs::remove_dir_all(&path)
+        } else if !is_dir && output::meant(&name).is_some() {
+            std::fs::remove_file(&path)
+        } else {
+            Ok(())
+        };
+        removed.map_err(|e| Error::path("remove", &path, e))?;
+    }
+    Ok(())
 }
 
 fn of(version: &catalog::Version) -> Version {

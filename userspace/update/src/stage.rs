@@ -66,7 +66,7 @@ pub fn stage<B: Disk>(
         );
         cow::changes_to_cow(delta, &stack, file, ground, &*watch(&title))?;
         stack.resize(delta.plan.header.new_len);
-        // No name is given to it: it is gone when this ends, however that is.
+        // It does not get its name: it goes when this ends, or, after a power cut, when the client is opened.
         stack.push(Store::open(Device::open(place.path(), Access::Read)?)?)?;
         steps.push(place);
     }

@@ -189,6 +189,56 @@ fn versions_have_sizes_of_their_own() {
     }
 }
 
+/// The names in a folder of the client.
+fn names(lab: &Lab, folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(lab.path(folder)).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    let mut names: Vec<String> = entries
+        .map(|entry| name(entry).into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// What a power cut leaves goes when the client is opened the next time.
+#[test]
+fn leftovers_are_removed() {
+    let lab = Lab::new();
+    let mut client = lab.client();
+    client
+        .pull(&lab.mirrors(), &lab.catalog, None, &quiet)
+        .unwrap();
+    drop(client);
+    let before = (names(&lab, "client"), names(&lab, "client/deltas"));
+    for name in [
+        ".staged.step-0.a1B2c3.part",
+        ".staged.cow.a1B2c3.part",
+        ".state.json.a1B2c3.part",
+        "trust/.seen.json.a1B2c3.part",
+        "trust/.tmpa1B2c3/timestamp.json",
+    ] {
+        let path = lab.path("client").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    }
+    for name in ["trust/seen.json", "trust/.tmp", "deltas/x.part"] {
+        fs::write(lab.path("client").join(name), "x").unwrap();
+    }
+    // Nothing is removed beside somebody who is at work.
+    let locked = lab.client();
+    fs::write(lab.path("client/.back.cow.a1B2c3.part"), "x").unwrap();
+    Client::open(&lab.path("client"), &lab.path("disk")).unwrap_err();
+    assert!(lab.path("client/.back.cow.a1B2c3.part").exists());
+    drop(locked);
+    let client = lab.client();
+    assert_eq!(client.state().phase, Phase::Staged);
+    let mut after = names(&lab, "client");
+    after.retain(|name| name != "trust");
+    assert_eq!(after, before.0);
+    assert_eq!(names(&lab, "client/trust"), [".tmp", "seen.json"]);
+    assert_eq!(names(&lab, "client/deltas").len(), before.1.len() + 1);
+}
+
 /// The plans of the deltas that lead from version 1 to `to`.
 fn plans(lab: &Lab, to: u64) -> Vec<Plan> {
     let way = lab.catalog.cheapest(1, to).unwrap();

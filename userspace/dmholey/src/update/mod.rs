@@ -9,6 +9,7 @@ pub use config::Config;
 
 use crate::signals;
 use dmholey_update::client::Plan;
+use dmholey_update::client::TRUST;
 use dmholey_update::trust::Known;
 use dmholey_update::Client;
 use dmholey_update::Mirrors;
@@ -31,7 +32,7 @@ impl Session {
     pub fn open(config: &Config, tell: fn(&str)) -> anyhow::Result<Self> {
         Ok(Self {
             client: Client::open(&config.state, &config.disk)?,
-            trust: Trust::open(&config.state.join("trust"), &config.root)?,
+            trust: Trust::open(&config.state.join(TRUST), &config.root)?,
             mirrors: config
                 .mirrors()?
                 .patient(config.patience(), signals::stopped)
