@@ -210,6 +210,8 @@ impl Client {
             );
             Error::refused("the catalog", why)
         })?;
+        // Of versions that came and went while nobody applied them.
+        self.keep_deltas(&way)?;
         let dir = self.dir.join("deltas");
         let there = installed.map_or(0, |installed| installed.bytes);
         let heads = self.check_room(mirrors, &way, there)?;
@@ -301,12 +303,7 @@ impl Client {
         self.state.installed = self.state.target;
         self.state.refused = None;
         self.discard()?;
-        let deltas = self.dir.join("deltas");
-        let fail = |e| Error::path("empty", &deltas, e);
-        for entry in std::fs::read_dir(&deltas).map_err(fail)? {
-            std::fs::remove_file(entry.map_err(fail)?.path()).map_err(fail)?;
-        }
-        Ok(())
+        self.keep_deltas(&[])
     }
 
     /// Makes the disk version `number`, whatever it is now, and fetches only what differs.
@@ -360,6 +357,20 @@ impl Client {
             return Err(Error::refused(self.dir.display(), why));
         }
         Ok(heads)
+    }
+
+    /// Drops what was fetched, but not what there is of these deltas.
+    fn keep_deltas(&self, way: &[catalog::Delta]) -> Result<()> {
+        let deltas = self.dir.join("deltas");
+        let kept: Vec<_> = way.iter().flat_map(|d| fetch::files(&deltas, d)).collect();
+        let fail = |e| Error::path("empty", &deltas, e);
+        for entry in std::fs::read_dir(&deltas).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if !kept.contains(&path) {
+                std::fs::remove_file(path).map_err(fail)?;
+            }
+        }
+        Ok(())
     }
 
     /// Forgets the update, but not that it was not wanted.

@@ -54,6 +54,11 @@ pub fn path(dir: &Path, delta: &catalog::Delta) -> PathBuf {
     dir.join(format!("{}.delta", delta.identity))
 }
 
+/// What there may be of a delta in `dir`.
+pub fn files(dir: &Path, delta: &catalog::Delta) -> [PathBuf; 2] {
+    [path(dir, delta), part(dir, delta)]
+}
+
 /// What a delta is called in a mirror.
 pub fn name(delta: &catalog::Delta) -> String {
     format!("{TARGETS}/{}", delta.file())

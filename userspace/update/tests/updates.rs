@@ -239,6 +239,40 @@ fn leftovers_are_removed() {
     assert_eq!(names(&lab, "client/deltas").len(), before.1.len() + 1);
 }
 
+/// Who only pulls has the deltas of one way, and not of each version that was the newest one once.
+#[test]
+fn deltas_of_another_way_are_dropped() {
+    let lab = Lab::new();
+    let file = |from, to, end: &str| {
+        let delta = lab
+            .catalog
+            .deltas
+            .iter()
+            .find(|d| (d.from, d.to) == (from, to));
+        format!("{}.{end}", delta.unwrap().identity)
+    };
+    let mut client = lab.client();
+    client
+        .pull(&lab.mirrors(), &lab.catalog, Some(2), &quiet)
+        .unwrap();
+    assert_eq!(names(&lab, "client/deltas"), [file(1, 2, "delta")]);
+    // What is there in part stays for who goes on.
+    let nobody = Mirrors::new(vec![Arc::new(Liar(Folder(lab.path("web")), 100_000))]);
+    client
+        .pull(&nobody, &lab.catalog, None, &quiet)
+        .unwrap_err();
+    assert_eq!(names(&lab, "client/deltas"), [file(1, 3, "part")]);
+    client
+        .pull(&nobody, &lab.catalog, None, &quiet)
+        .unwrap_err();
+    let pulled = client.pull(&lab.mirrors(), &lab.catalog, None, &quiet);
+    assert!(pulled.unwrap().found > 0);
+    assert_eq!(names(&lab, "client/deltas"), [file(1, 3, "delta")]);
+    client.apply(&quiet).unwrap();
+    client.commit().unwrap();
+    assert!(names(&lab, "client/deltas").is_empty());
+}
+
 /// The plans of the deltas that lead from version 1 to `to`.
 fn plans(lab: &Lab, to: u64) -> Vec<Plan> {
     let way = lab.catalog.cheapest(1, to).unwrap();
