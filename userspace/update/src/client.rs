@@ -19,10 +19,12 @@ use dmholey_cow::disk::Access;
 use dmholey_cow::output;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
+use dmholey_cow::Kind;
 use dmholey_cow::Progress;
 use dmholey_cow::Stack;
 use dmholey_cow::Store;
 use dmholey_delta::digest;
+use dmholey_delta::Delta;
 use dmholey_repository::catalog;
 use dmholey_repository::manifest::EMPTY;
 use dmholey_repository::Catalog;
@@ -212,22 +214,23 @@ impl Client {
         })?;
         // Of versions that came and went while nobody applied them.
         self.keep_deltas(&way)?;
-        let dir = self.dir.join("deltas");
         let there = installed.map_or(0, |installed| installed.bytes);
         let heads = self.check_room(mirrors, &way, there)?;
-        let mut deltas = Vec::new();
-        for delta in &way {
-            let title = format!("fetching the delta from {} to {}", delta.from, delta.to);
-            let (delta, sum) = fetch(mirrors, delta, &dir, &*watch(&title))?;
-            pulled.fetched += sum.fetched;
-            pulled.found += sum.found;
-            deltas.push(delta);
-        }
+        let deltas = self.fetch(mirrors, &way, "fetching", &mut pulled, watch)?;
         // What came for looking at the room was there afterwards.
         pulled.fetched += heads.fetched;
         pulled.found = pulled.found.saturating_sub(heads.fetched);
         pulled.steps = way.iter().map(|delta| delta.from).collect();
-        stage::stage(&disk, &deltas, target.digest, &self.staged(), watch)?;
+        let stage =
+            |deltas: &[_]| stage::stage(&disk, deltas, target.digest, &self.staged(), watch);
+        match stage(&deltas) {
+            // A delta that was kept may have suffered since.
+            Err(error) if error.kind() == Kind::Store && self.doubt(&way)? => {
+                let what = "fetching what was damaged since of";
+                stage(&self.fetch(mirrors, &way, what, &mut pulled, watch)?)?;
+            }
+            other => other?,
+        }
         self.save(State {
             target: Some(target),
             phase: Phase::Staged,
@@ -357,6 +360,37 @@ impl Client {
             return Err(Error::refused(self.dir.display(), why));
         }
         Ok(heads)
+    }
+
+    /// Gets these deltas, as far as they are not there.
+    fn fetch(
+        &self,
+        mirrors: &Mirrors,
+        way: &[catalog::Delta],
+        what: &str,
+        pulled: &mut Pulled,
+        watch: Watch<'_>,
+    ) -> Result<Vec<Delta<Device>>> {
+        let dir = self.dir.join("deltas");
+        let mut deltas = Vec::new();
+        for delta in way {
+            let title = format!("{what} the delta from {} to {}", delta.from, delta.to);
+            let (delta, sum) = fetch(mirrors, delta, &dir, &*watch(&title))?;
+            pulled.fetched += sum.fetched;
+            pulled.found += sum.found;
+            deltas.push(delta);
+        }
+        Ok(deltas)
+    }
+
+    /// Looks at all of these deltas. Returns whether something of them has to be fetched again.
+    fn doubt(&self, way: &[catalog::Delta]) -> Result<bool> {
+        let dir = self.dir.join("deltas");
+        let mut damaged = false;
+        for delta in way {
+            damaged |= fetch::doubt(delta, &dir)?;
+        }
+        Ok(damaged)
     }
 
     /// Drops what was fetched, but not what there is of these deltas.

@@ -16,6 +16,7 @@ use dmholey_cow::format::SECTOR_SIZE;
 use dmholey_cow::progress;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
+use dmholey_cow::Kind;
 use dmholey_cow::Progress;
 use dmholey_delta::delta::Plan;
 use dmholey_delta::format::Header;
@@ -86,23 +87,53 @@ pub fn fetch(
     dir: &Path,
     watch: &dyn Progress,
 ) -> Result<(Delta<Device>, Fetched)> {
-    let whole = path(dir, delta);
-    let name = name(delta);
     let mut sum = Fetched::default();
-    if !whole.exists() {
-        let part = part(dir, delta);
-        let file = part_file(&part, delta.bytes)?;
-        let plan = head(mirrors, &name, delta, &file, &mut sum)?;
-        units(mirrors, &name, &plan, &file, &mut sum, watch)?;
-        disk::flush(&file)?;
-        std::fs::rename(&part, &whole).map_err(|e| Error::path("name", &whole, e))?;
+    if let Some(found) = whole(delta, dir)? {
+        return Ok((found, sum));
     }
-    let found = Delta::open(Device::open(&whole, Access::Read)?)?;
-    if found.plan.header.identity() != delta.identity {
-        let why = "is another delta than its name says; remove it";
-        return Err(Error::broken(whole.display(), why));
+    let (path, name) = (path(dir, delta), name(delta));
+    let part = part(dir, delta);
+    let file = part_file(&part, delta.bytes)?;
+    let plan = head(mirrors, &name, delta, &file, &mut sum)?;
+    units(mirrors, &name, &plan, &file, &mut sum, watch)?;
+    disk::flush(&file)?;
+    std::fs::rename(&part, &path).map_err(|e| Error::path("name", &path, e))?;
+    Ok((Delta::new(Device::open(&path, Access::Read)?, plan), sum))
+}
+
+/// Looks at all of a delta that is complete in `dir`. If something of it is damaged, it is one that is there in part, of
+/// which only the damaged parts are fetched again. Returns whether that is so.
+pub fn doubt(delta: &catalog::Delta, dir: &Path) -> Result<bool> {
+    let Some(found) = whole(delta, dir)? else {
+        return Ok(true);
+    };
+    let file = Device::open(&path(dir, delta), Access::Read)?;
+    let damaged = !missing_units(&found.plan.index.units, &file)?.is_empty();
+    if damaged {
+        set_aside(delta, dir)?;
     }
-    Ok((found, sum))
+    Ok(damaged)
+}
+
+/// The delta if it is complete in `dir`, as far as header and index say. Otherwise, if they are damaged, it is there in
+/// part.
+fn whole(delta: &catalog::Delta, dir: &Path) -> Result<Option<Delta<Device>>> {
+    let path = path(dir, delta);
+    if !path.exists() {
+        return Ok(None);
+    }
+    match Delta::open(Device::open(&path, Access::Read)?) {
+        Ok(found) if found.plan.header.identity() == delta.identity => return Ok(Some(found)),
+        Err(error) if error.kind() != Kind::Store => return Err(error.into()),
+        Ok(_) | Err(_) => set_aside(delta, dir)?,
+    }
+    Ok(None)
+}
+
+/// Makes a delta one that is there in part.
+fn set_aside(delta: &catalog::Delta, dir: &Path) -> Result<()> {
+    let [whole, part] = files(dir, delta);
+    std::fs::rename(&whole, part).map_err(|e| Error::path("rename", &whole, e))
 }
 
 /// Gets the header and the index of a delta alone.
@@ -112,9 +143,8 @@ pub fn plan(
     dir: &Path,
     sum: &mut Fetched,
 ) -> Result<Plan> {
-    let whole = path(dir, delta);
-    if whole.exists() {
-        return Ok(Delta::open(Device::open(&whole, Access::Read)?)?.plan);
+    if let Some(found) = whole(delta, dir)? {
+        return Ok(found.plan);
     }
     let part = part(dir, delta);
     let file = open(&part).map_err(|e| Error::path("open", &part, e))?;

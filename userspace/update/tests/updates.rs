@@ -273,6 +273,45 @@ fn deltas_of_another_way_are_dropped() {
     assert!(names(&lab, "client/deltas").is_empty());
 }
 
+/// A delta that was kept and has suffered since is mended, wherever that is.
+#[test]
+fn a_delta_that_was_damaged_is_mended() {
+    let images = Lab::new().images;
+    let lab = Lab::of(images, false);
+    let mut client = lab.client();
+    let mut pull = |mirrors: &Mirrors| {
+        let pulled = client.pull(mirrors, &lab.catalog, None, &quiet);
+        pulled.inspect(|_| client.roll_back(&quiet).unwrap())
+    };
+    let all = pull(&lab.mirrors()).unwrap().fetched;
+    let way = lab.catalog.way(1, 3).unwrap();
+    let path = dmholey_update::fetch::path(&lab.path("client/deltas"), &way[1]);
+    let good = fs::read(&path).unwrap();
+    // In the header, in the index, and in the last unit.
+    for place in [20, 300, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[place] ^= 1;
+        fs::write(&path, &bad).unwrap();
+        let pulled = pull(&lab.mirrors()).unwrap();
+        assert!(pulled.fetched > 0 && pulled.fetched < all, "{pulled:?}");
+        assert!(fs::read(&path).unwrap() == good);
+    }
+    // Cut off, and another one.
+    let other = fs::read(path.with_file_name(format!("{}.delta", way[0].identity))).unwrap();
+    for bad in [&good[..100], &good[..good.len() - 1], &other] {
+        fs::write(&path, bad).unwrap();
+        pull(&lab.mirrors()).unwrap();
+        assert!(fs::read(&path).unwrap()[..good.len()] == good);
+        fs::write(&path, &good).unwrap();
+    }
+    // Nobody has what is needed for that; it is tried again when somebody has.
+    fs::write(&path, &good[..good.len() - 1]).unwrap();
+    let nobody = Mirrors::new(vec![Arc::new(Folder(lab.path("nowhere")))]);
+    let error = pull(&nobody).unwrap_err().to_string();
+    assert!(error.contains("no mirror has it"), "{error}");
+    pull(&lab.mirrors()).unwrap();
+}
+
 /// The plans of the deltas that lead from version 1 to `to`.
 fn plans(lab: &Lab, to: u64) -> Vec<Plan> {
     let way = lab.catalog.cheapest(1, to).unwrap();
