@@ -241,11 +241,16 @@ impl Client {
     }
 
     /// Makes everything ready for the store to get into the disk: the way back is durable, and from here on
-    /// the disk may be something between. Returns where the store is.
+    /// the disk may be something between. Returns where the store is. A disk that has changed since the version was
+    /// staged, so that it would not become that version, is refused.
     pub fn begin(&mut self, watch: Watch<'_>) -> Result<PathBuf> {
         self.expect(&[Phase::Staged, Phase::Applying], "apply anything")?;
         if self.state.phase == Phase::Staged {
             let disk = Device::open(&self.disk, Access::Read)?;
+            if let Some(Version { bytes, digest, .. }) = self.state.target {
+                let watch = watch("checking what the disk will be");
+                stage::check(&disk, &self.staged(), bytes, digest, &*watch)?;
+            }
             let store = Store::open(Device::open(&self.staged(), Access::Read)?)?;
             stage::way_back(&disk, store, &self.back(), &*watch("keeping the way back"))?;
             self.set(Phase::Applying)?;

@@ -39,6 +39,15 @@ pub enum Error {
         /// The address.
         object: String,
     },
+    /// The disk is not the version that it was taken for.
+    #[error(
+        "{disk}: is not the version that it was taken for: with the changes it is another image than the catalog \
+         says; nothing was changed; repair it (dmholey update repair)"
+    )]
+    Drift {
+        /// The disk.
+        disk: String,
+    },
     /// What is published is not what it should be, or not any more.
     #[error("what is published cannot be used")]
     Tuf(#[from] Box<tough::error::Error>),
@@ -74,7 +83,7 @@ impl Error {
         match self {
             Self::Repository(error) => error.kind(),
             Self::Unavailable { .. } | Self::Later { .. } => Kind::Io,
-            Self::Tuf(_) | Self::Unauthorized { .. } => Kind::Refused,
+            Self::Tuf(_) | Self::Unauthorized { .. } | Self::Drift { .. } => Kind::Refused,
         }
     }
 

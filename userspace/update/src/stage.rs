@@ -77,14 +77,30 @@ pub fn stage<B: Disk>(
     fill(&stack, &store, &ranges, &*watch_copy)?;
     drop(watch_copy);
     store.finish()?;
-    let mut shown = Stack::new(disk, bytes);
-    shown.push(Store::open(Device::open(place.path(), Access::Read)?)?)?;
-    if digest::image(&shown, &*watch("checking the new version"))? != digest {
-        let why = "is not the version that it was taken for: with the changes it is another image than the \
-                   catalog says; nothing was changed; repair it";
-        return Err(Error::refused(disk.name(), why));
-    }
+    check(
+        disk,
+        place.path(),
+        bytes,
+        digest,
+        &*watch("checking the new version"),
+    )?;
     Ok(place.commit()?)
+}
+
+/// Fails if the store does not show an image of so many bytes and this digest over `disk`.
+pub fn check<B: Disk>(
+    disk: &B,
+    store: &Path,
+    bytes: u64,
+    digest: Digest,
+    watch: &dyn Progress,
+) -> Result<()> {
+    let mut shown = Stack::new(disk, bytes);
+    shown.push(Store::open(Device::open(store, Access::Read)?)?)?;
+    if digest::image(&shown, watch)? == digest {
+        return Ok(());
+    }
+    Err(Error::Drift { disk: disk.name() })
 }
 
 /// Bytes that stores need at most at a time beside each other while these deltas are made into one and then applied:

@@ -458,6 +458,43 @@ fn a_disk_that_drifted_is_not_updated() {
     );
 }
 
+/// Between the pull and the apply.
+#[test]
+fn a_disk_that_drifted_since_is_not_updated() {
+    let lab = Lab::new();
+    let mut client = lab.client();
+    client
+        .pull(&lab.mirrors(), &lab.catalog, None, &quiet)
+        .unwrap();
+    let mut disk = lab.disk();
+    disk[299 * CHUNK] ^= 1;
+    fs::write(lab.path("disk"), &disk).unwrap();
+    let error = client.apply(&quiet).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("update repair"), "{error}");
+    assert!(lab.disk() == disk);
+    assert_eq!(client.state().phase, Phase::Staged);
+    client
+        .repair(&lab.mirrors(), &lab.catalog, 3, &quiet)
+        .unwrap();
+    lab.is(3);
+    // What changed where the store writes makes no difference, and comes back with the way back.
+    fs::remove_dir_all(lab.path("client")).unwrap();
+    drop(client);
+    fs::write(lab.path("disk"), &lab.images[0]).unwrap();
+    let mut client = lab.client();
+    client
+        .pull(&lab.mirrors(), &lab.catalog, None, &quiet)
+        .unwrap();
+    disk = lab.disk();
+    disk[210 * CHUNK] ^= 1;
+    fs::write(lab.path("disk"), &disk).unwrap();
+    client.apply(&quiet).unwrap();
+    lab.is(3);
+    client.roll_back(&quiet).unwrap();
+    assert!(lab.disk() == disk);
+}
+
 /// A mirror that changes a byte of everything from some offset on.
 #[derive(Debug)]
 struct Liar(Folder, u64);
