@@ -176,7 +176,7 @@ impl Client {
     }
 
     /// Fetches what brings the disk to version `to`, or to the newest one, the cheapest way, and makes the
-    /// store of it. The disk is only read.
+    /// store of it. The disk is only read. If it is not the version that was known, it is looked at which it is.
     pub fn pull(
         &mut self,
         mirrors: &Mirrors,
@@ -188,6 +188,28 @@ impl Client {
         if self.state.installed.is_none() {
             self.identify(catalog, watch)?;
         }
+        let installed = self.state.installed;
+        match self.pull_known(mirrors, catalog, to, watch) {
+            // It may have been made another version by somebody else.
+            Err(error) if error.is_drift() => match self.identify(catalog, watch) {
+                Ok(found) if Some(found) != installed => {
+                    self.pull_known(mirrors, catalog, to, watch)
+                }
+                Err(e) if e.kind() == Kind::Interrupted => Err(e),
+                Ok(_) | Err(_) => Err(error),
+            },
+            other => other,
+        }
+    }
+
+    /// The same, of a disk that is the version that is known, or nothing comes of it.
+    fn pull_known(
+        &mut self,
+        mirrors: &Mirrors,
+        catalog: &Catalog,
+        to: Option<u64>,
+        watch: Watch<'_>,
+    ) -> Result<Pulled> {
         let Plan {
             installed,
             target,

@@ -87,6 +87,16 @@ impl Error {
         }
     }
 
+    /// Whether the disk is not what it was taken for.
+    pub(crate) fn is_drift(&self) -> bool {
+        use dmholey_delta::Error::Drift;
+        use dmholey_repository::Error::Delta;
+        matches!(
+            self,
+            Self::Drift { .. } | Self::Repository(Delta(Drift { .. }))
+        )
+    }
+
     /// Whether it may work later; and how long the place wants to be left alone, if it says so.
     pub(crate) fn later_after(&self) -> Option<Option<Duration>> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);

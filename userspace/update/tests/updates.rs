@@ -495,6 +495,25 @@ fn a_disk_that_drifted_since_is_not_updated() {
     assert!(lab.disk() == disk);
 }
 
+/// From a backup, say.
+#[test]
+fn a_disk_that_became_another_version_is_known_again() {
+    let lab = Lab::new();
+    lab.client().identify(&lab.catalog, &quiet).unwrap();
+    fs::write(lab.path("disk"), &lab.images[2]).unwrap();
+    let mut client = lab.client();
+    let pulled = client.pull(&lab.mirrors(), &lab.catalog, None, &quiet);
+    assert_eq!(pulled.unwrap().steps, Vec::<u64>::new());
+    assert_eq!(client.state().installed.map(|v| v.number), Some(3));
+    // There is a way from there, too.
+    fs::write(lab.path("disk"), &lab.images[0]).unwrap();
+    let pulled = client.pull(&lab.mirrors(), &lab.catalog, Some(2), &quiet);
+    assert_eq!(pulled.unwrap().version, 2);
+    client.apply(&quiet).unwrap();
+    client.commit().unwrap();
+    lab.is(2);
+}
+
 /// A mirror that changes a byte of everything from some offset on.
 #[derive(Debug)]
 struct Liar(Folder, u64);
