@@ -49,8 +49,13 @@ pub enum Error {
         disk: String,
     },
     /// What is published is not what it should be, or not any more.
-    #[error("what is published cannot be used")]
-    Tuf(#[from] Box<tough::error::Error>),
+    #[error("what is published cannot be used with root {root}, the newest that is known")]
+    Tuf {
+        /// The number of the root.
+        root: u64,
+        /// What is wrong.
+        source: Box<tough::error::Error>,
+    },
 }
 
 impl Error {
@@ -83,7 +88,7 @@ impl Error {
         match self {
             Self::Repository(error) => error.kind(),
             Self::Unavailable { .. } | Self::Later { .. } => Kind::Io,
-            Self::Tuf(_) | Self::Unauthorized { .. } | Self::Drift { .. } => Kind::Refused,
+            Self::Tuf { .. } | Self::Unauthorized { .. } | Self::Drift { .. } => Kind::Refused,
         }
     }
 

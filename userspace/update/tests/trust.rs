@@ -5,6 +5,8 @@
 
 mod lab;
 
+use dmholey_cow::Kind;
+use dmholey_publish::keys::RoleType;
 use dmholey_update::source::Folder;
 use dmholey_update::source::Got;
 use dmholey_update::source::Sink;
@@ -14,7 +16,6 @@ use dmholey_update::Source;
 use jiff::Timestamp;
 use lab::Lab;
 use lab::DAY;
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
@@ -170,30 +171,172 @@ fn what_was_kept_and_is_damaged_is_asked_for_again() {
         "timestamp.json",
         "snapshot.json",
         "targets.json",
+        "roots.json",
     ] {
         fs::write(lab.path("client/trust").join(name), "{").unwrap();
         assert_eq!(trust.ask(&mirrors).unwrap().catalog, known.catalog);
     }
 }
 
+/// The roles whose keys are where things are published.
+const ONLINE: [RoleType; 3] = [RoleType::Timestamp, RoleType::Snapshot, RoleType::Targets];
+
+/// Why everything is refused that was signed by keys that a root has replaced.
+fn with_root(version: u64) -> String {
+    format!("cannot be used with root {version}, the newest that is known")
+}
+
 #[test]
 fn keys_are_rotated() {
-    use dmholey_publish::keys::RoleType;
     let lab = Lab::published();
     let trust = lab.trust();
     let mirrors = mirrors(&[&lab.path("web")]);
     trust.ask(&mirrors).unwrap();
-    let mut keys = dmholey_publish::Keys::open(&lab.path("keys")).unwrap();
-    let expires = Timestamp::now() + DAY * 365;
-    keys.rotate(
-        &[RoleType::Timestamp, RoleType::Snapshot, RoleType::Targets],
-        &HashMap::new(),
-        expires,
-    )
-    .unwrap();
+    lab.rotate(&ONLINE);
     lab.publish(Timestamp::now());
     trust.ask(&mirrors).unwrap();
     // A client that was shipped with the first root only.
     fs::remove_dir_all(lab.path("client")).unwrap();
     lab.trust().ask(&mirrors).unwrap();
+}
+
+/// A place that signs with the keys of the first root, and does not show that there is another one.
+fn steal(lab: &Lab) {
+    lab::copy(&lab.path("web"), &lab.path("evil"));
+    lab::copy(&lab.path("keys"), &lab.path("stolen"));
+    for _ in 0..5 {
+        lab.publish_as("master", "evil", "stolen", Timestamp::now());
+    }
+}
+
+#[test]
+fn keys_that_were_replaced_are_not_believed_again() {
+    let lab = Lab::published();
+    let (web, evil) = (lab.path("web"), lab.path("evil"));
+    let trust = lab.trust();
+    trust.ask(&mirrors(&[&web])).unwrap();
+    steal(&lab);
+    lab.rotate(&ONLINE);
+    lab.publish(Timestamp::now());
+    let known = trust.ask(&mirrors(&[&web])).unwrap();
+    // Also by a client that starts again.
+    for trust in [trust, lab.trust()] {
+        refused(trust.ask(&mirrors(&[&evil])), &with_root(2));
+        let both = trust.ask(&mirrors(&[&evil, &web])).unwrap();
+        assert_eq!(both.catalog, known.catalog);
+    }
+}
+
+#[test]
+fn a_root_counts_even_if_its_place_has_nothing_else() {
+    let lab = Lab::published();
+    let (web, evil, half) = (lab.path("web"), lab.path("evil"), lab.path("half"));
+    let trust = lab.trust();
+    trust.ask(&mirrors(&[&web])).unwrap();
+    steal(&lab);
+    lab.rotate(&ONLINE);
+    // It has the newer root, and nothing that was signed by the keys that it names.
+    lab::copy(&web, &half);
+    let root = "metadata/2.root.json";
+    fs::copy(lab.path("keys/2.root.json"), half.join(root)).unwrap();
+    refused(trust.ask(&mirrors(&[&half])), &with_root(2));
+    refused(lab.trust().ask(&mirrors(&[&evil])), &with_root(2));
+    // A root that those before did not sign is not one, and does no harm.
+    let other = Lab::published();
+    other.rotate(&[]);
+    other.rotate(&[]);
+    fs::copy(
+        other.path("keys/3.root.json"),
+        evil.join("metadata/3.root.json"),
+    )
+    .unwrap();
+    refused(trust.ask(&mirrors(&[&evil])), &with_root(2));
+    lab.publish(Timestamp::now());
+    trust.ask(&mirrors(&[&evil, &web])).unwrap();
+}
+
+#[test]
+fn after_a_rotation_an_older_place_is_passed_over_still() {
+    let lab = Lab::published();
+    let (web, old) = (lab.path("web"), lab.path("old"));
+    let trust = lab.trust();
+    trust.ask(&mirrors(&[&web])).unwrap();
+    lab.rotate(&[RoleType::Timestamp, RoleType::Snapshot]);
+    lab.publish(Timestamp::now());
+    trust.ask(&mirrors(&[&web])).unwrap();
+    lab::copy(&web, &old);
+    lab.publish(Timestamp::now());
+    let known = trust.ask(&mirrors(&[&web])).unwrap();
+    refused(trust.ask(&mirrors(&[&old])), "version");
+    let both = lab.trust().ask(&mirrors(&[&old, &web])).unwrap();
+    assert_eq!(both.catalog, known.catalog);
+}
+
+#[test]
+fn a_newer_root_that_is_shipped_counts() {
+    let lab = Lab::published();
+    let (web, old) = (lab.path("web"), lab.path("old"));
+    lab::copy(&web, &old);
+    // One that says that nothing has changed.
+    let frozen: Arc<dyn Source> = Arc::new(Frozen {
+        folder: Folder(old.clone()),
+        asked: AtomicU32::new(0),
+    });
+    let frozen = Mirrors::new(vec![frozen]);
+    lab.trust().ask(&frozen).unwrap();
+    assert!(lab.trust().ask(&frozen).unwrap().is_same);
+    lab.rotate(&ONLINE);
+    let ship = |version: u64| {
+        let root = lab.path(&format!("keys/{version}.root.json"));
+        fs::copy(root, lab.path("root.json")).unwrap();
+    };
+    ship(2);
+    refused(lab.trust().ask(&frozen), &with_root(2));
+    lab.publish(Timestamp::now());
+    lab.trust().ask(&mirrors(&[&old, &web])).unwrap();
+    // And still does when the older one is there again, as after going back to an older image.
+    ship(1);
+    refused(lab.trust().ask(&mirrors(&[&old])), &with_root(2));
+    lab.trust().ask(&mirrors(&[&web])).unwrap();
+}
+
+#[test]
+fn a_root_of_others_is_believed_when_somebody_says_so() {
+    let lab = Lab::published();
+    let other = Lab::published();
+    let (web, others) = (mirrors(&[&lab.path("web")]), mirrors(&[&other.path("web")]));
+    lab.trust().ask(&web).unwrap();
+    // Nobody knows whether it is an older one.
+    fs::copy(other.path("root.json"), lab.path("root.json")).unwrap();
+    for places in [&web, &others] {
+        let error = lab.trust().ask(places).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        let part = format!("remove {}", lab.path("client/trust").display());
+        assert!(error.to_string().contains(&part), "{error}");
+    }
+    fs::remove_dir_all(lab.path("client/trust")).unwrap();
+    lab.trust().ask(&others).unwrap();
+    refused(lab.trust().ask(&web), &with_root(1));
+    // One that is newer is meant.
+    lab.rotate(&[]);
+    lab.publish(Timestamp::now());
+    fs::copy(lab.path("keys/2.root.json"), lab.path("root.json")).unwrap();
+    lab.trust().ask(&web).unwrap();
+    refused(lab.trust().ask(&others), &with_root(2));
+}
+
+#[test]
+fn roots_that_are_damaged_are_not_there() {
+    let lab = Lab::published();
+    let web = mirrors(&[&lab.path("web")]);
+    lab.rotate(&ONLINE);
+    lab.publish(Timestamp::now());
+    for damage in ["", "{", r#"{"newest":{},"before":[]}"#] {
+        fs::create_dir_all(lab.path("client/trust")).unwrap();
+        fs::write(lab.path("client/trust/roots.json"), damage).unwrap();
+        // The shipped one leads to the newest again.
+        lab.trust().ask(&web).unwrap();
+        let kept = fs::read_to_string(lab.path("client/trust/roots.json")).unwrap();
+        assert!(kept.contains(r#""version":2"#), "{kept}");
+    }
 }

@@ -11,6 +11,7 @@ use dmholey_cow::MemDisk;
 use dmholey_cow::Progress;
 use dmholey_delta::digest::Hasher;
 use dmholey_delta::make;
+use dmholey_publish::keys::RoleType;
 use dmholey_publish::publish;
 use dmholey_publish::Keys;
 use dmholey_publish::Place;
@@ -210,6 +211,11 @@ impl Lab {
 
     /// Publishes what there is, as if it were `now`.
     pub(crate) fn publish(&self, now: Timestamp) {
+        self.publish_as("master", "web", "keys", now);
+    }
+
+    /// Publishes another repository, elsewhere, or with other keys.
+    pub(crate) fn publish_as(&self, master: &str, web: &str, keys: &str, now: Timestamp) {
         let options = publish::Options {
             now,
             targets: DAY * 365,
@@ -217,10 +223,17 @@ impl Lab {
             timestamp: DAY * 7,
             grace: DAY * 7,
         };
-        let repository = Repository::open(&self.path("master")).unwrap();
-        let place = Place::folder(&self.path("web")).unwrap();
-        let keys = Keys::open(&self.path("keys")).unwrap();
+        let repository = Repository::open(&self.path(master)).unwrap();
+        let place = Place::folder(&self.path(web)).unwrap();
+        let keys = Keys::open(&self.path(keys)).unwrap();
         publish::publish(&repository, &place, &keys, options, &Silent).unwrap();
+    }
+
+    /// Replaces the keys of these roles, which makes the next root.
+    pub(crate) fn rotate(&self, roles: &[RoleType]) {
+        let mut keys = Keys::open(&self.path("keys")).unwrap();
+        let expires = Timestamp::now() + DAY * 365;
+        keys.rotate(roles, &HashMap::new(), expires).unwrap();
     }
 
     /// What the client believes.
