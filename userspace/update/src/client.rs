@@ -154,7 +154,8 @@ impl Client {
         Err(Error::refused(disk.name(), why))
     }
 
-    /// What would bring the disk to version `to`, or to the newest one. Nothing is changed, and nobody asked.
+    /// What would bring the disk to version `to`, or to the newest one if that is newer than what is installed.
+    /// Nothing is changed, and nobody asked.
     pub fn plan(&self, catalog: &Catalog, to: Option<u64>) -> Result<Plan> {
         let target = match to {
             Some(number) => catalog.version(number),
@@ -162,21 +163,28 @@ impl Client {
         };
         let name = to.map_or_else(|| "no version".to_owned(), |to| format!("no version {to}"));
         let why = || Error::refused("the catalog", format!("has {name}"));
-        let target = target.ok_or_else(why)?;
+        let mut target = of(target.ok_or_else(why)?);
         let installed = self.state.installed;
+        // An older version is taken only if somebody asks for it.
+        if let (None, Some(installed)) = (to, installed) {
+            if target.number < installed.number {
+                target = installed;
+            }
+        }
         let way = match installed {
             Some(installed) => catalog.cheapest(installed.number, target.number),
             None => None,
         };
         Ok(Plan {
             installed,
-            target: of(target),
+            target,
             way,
         })
     }
 
-    /// Fetches what brings the disk to version `to`, or to the newest one, the cheapest way, and makes the
-    /// store of it. The disk is only read. If it is not the version that was known, it is looked at which it is.
+    /// Fetches what brings the disk to version `to`, or to the newest one if that is newer, the cheapest way, and
+    /// makes the store of it. The disk is only read. If it is not the version that was known, it is looked at which
+    /// it is.
     pub fn pull(
         &mut self,
         mirrors: &Mirrors,

@@ -10,10 +10,12 @@ use dmholey_publish::keys::RoleType;
 use dmholey_update::source::Folder;
 use dmholey_update::source::Got;
 use dmholey_update::source::Sink;
+use dmholey_update::state::Phase;
 use dmholey_update::Mirrors;
 use dmholey_update::Result;
 use dmholey_update::Source;
 use jiff::Timestamp;
+use lab::quiet;
 use lab::Lab;
 use lab::DAY;
 use std::fs;
@@ -339,4 +341,30 @@ fn roots_that_are_damaged_are_not_there() {
         let kept = fs::read_to_string(lab.path("client/trust/roots.json")).unwrap();
         assert!(kept.contains(r#""version":2"#), "{kept}");
     }
+}
+
+#[test]
+fn a_lower_last_version_is_taken_only_if_it_is_asked_for() {
+    let lab = Lab::published();
+    let mirrors = mirrors(&[&lab.path("web")]);
+    let trust = lab.trust();
+    let known = trust.ask(&mirrors).unwrap();
+    fs::write(lab.path("disk"), &lab.images[2]).unwrap();
+    let mut client = lab.client();
+    client.identify(&known.catalog, &quiet).unwrap();
+    // What is published comes from an older copy of the repository.
+    let older = Lab::of(lab.images[..2].to_vec(), true);
+    lab::copy(&older.path("master"), &lab.path("older"));
+    lab.publish_as("older", "web", "keys", Timestamp::now());
+    let known = trust.ask(&mirrors).unwrap();
+    assert_eq!(known.catalog.last().unwrap().number, 2);
+    let plan = client.plan(&known.catalog, None).unwrap();
+    assert!(plan.is_done(), "{plan:?}");
+    let pulled = client.pull(&mirrors, &known.catalog, None, &quiet).unwrap();
+    assert_eq!((pulled.version, pulled.steps.len()), (3, 0));
+    assert_eq!(client.state().phase, Phase::Idle);
+    let pulled = client.pull(&mirrors, &known.catalog, Some(2), &quiet);
+    assert_eq!(pulled.unwrap().version, 2);
+    client.apply(&quiet).unwrap();
+    lab.is(2);
 }

@@ -40,7 +40,12 @@ pub fn run(args: &Pull, output: Output) -> anyhow::Result<Exit> {
     let pulled = session
         .client
         .pull(&session.mirrors, &known.catalog, args.to, watch)?;
-    let staged = session.client.state().phase == Phase::Staged;
+    // Another version than the one that is there already may be staged since before.
+    let state = session.client.state();
+    let is_it = state
+        .target
+        .is_some_and(|target| target.number == pulled.version);
+    let staged = state.phase == Phase::Staged && is_it;
     output.done(&Report { pulled, staged }, text)?;
     Ok(Exit::Ok)
 }
