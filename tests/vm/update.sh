@@ -101,6 +101,58 @@ t_online() {
     shows $D/snap 4
 }
 
+# killed COMMAND [OPTION]...: an update that is killed when its merge is in the kernel, before it has looked whether that
+# has ended
+killed() {
+    local pid status=0
+    dmholey --quiet update "$1" --config $WORK/update.toml "${@:2}" --interval 3600 &
+    pid=$!
+    eventually 30 dmsetup info base-apply
+    kill -KILL $pid
+    wait $pid || status=$?
+    equal $status 137 'exit status'
+}
+
+# What it has left is used by the next one, by whatever name, and nothing of it stays.
+t_killed() {
+    make_versions
+    load
+    vol base 1024
+    cow store 4096
+    dd if=$WORK/v1 of=$D/base oflag=direct bs=4096 status=none
+    publish 1 3
+    configure $D/base $WORK/client
+    boots_from base store
+    update pull
+    killed apply
+    equal "$(said apply '[.version, .way] | @text')" '[2,"online"]' apply
+    is_gone
+    shows $D/base 3
+    shows $D/snap 1
+    killed rollback
+    equal "$(said rollback .way)" online rollback
+    is_gone
+    shows $D/base 1
+    shows $D/snap 1
+    update pull
+    killed apply
+    update apply --name other
+    is_gone
+    # One that is rolled back before it was seen to its end.
+    update rollback
+    update pull
+    killed apply
+    update rollback
+    is_gone
+    shows $D/base 1
+}
+
+is_gone() {
+    fails dmsetup info base-apply >/dev/null
+    fails dmsetup info other >/dev/null
+    equal "$(losetup --list --noheadings | grep -c client || true)" 0 'loop devices'
+}
+
 # Each command is durable when it ends: the marks come without a sync.
 work_through() {
     put_mark 0
