@@ -101,23 +101,25 @@ t_online() {
     shows $D/snap 4
 }
 
-# killed COMMAND [OPTION]...: an update that is killed when its merge is in the kernel, before it has looked whether that
-# has ended
+# killed COMMAND [OPTION]...: an update that is killed while the kernel merges
 killed() {
     local pid status=0
+    change base "0 1024 delay $D/disk 0 0 $D/disk 0 3000"
     dmholey --quiet update "$1" --config $WORK/update.toml "${@:2}" --interval 3600 &
     pid=$!
     eventually 30 dmsetup info base-apply
     kill -KILL $pid
     wait $pid || status=$?
     equal $status 137 'exit status'
+    change base "0 1024 delay $D/disk 0 0"
 }
 
 # What it has left is used by the next one, by whatever name, and nothing of it stays.
 t_killed() {
     make_versions
     load
-    vol base 1024
+    vol disk 1024
+    dmsetup create base --table "0 1024 delay $D/disk 0 0"
     cow store 4096
     dd if=$WORK/v1 of=$D/base oflag=direct bs=4096 status=none
     publish 1 3

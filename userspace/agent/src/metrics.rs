@@ -212,6 +212,9 @@ struct Gauges {
     writer_waiting: Gauge,
     writer_held: Counter,
     writer_requests: Counter,
+    writer_buffered: Gauge,
+    writer_written: Counter,
+    writer_lost: Counter,
     overlay_valid: Gauge,
     overlay_used: Gauge,
     overlay_total: Gauge,
@@ -337,6 +340,8 @@ impl Gauges {
         gauge("writer_chunks", help, &self.writer_chunks);
         let help = "Writes that wait for copiers";
         gauge("writer_waiting", help, &self.writer_waiting);
+        let help = "Sectors in the write-back buffer";
+        gauge("writer_buffered_sectors", help, &self.writer_buffered);
         let help = "There is an overlay that can be read";
         gauge("overlay_valid", help, &self.overlay_valid);
         let help = "Sectors of the COW device in use";
@@ -348,6 +353,10 @@ impl Gauges {
         counter("writer_held", help, &self.writer_held);
         let help = "Ranges that the target ever asked for";
         counter("writer_requests", help, &self.writer_requests);
+        let help = "Sectors written from the write-back buffer";
+        counter("writer_written_sectors", help, &self.writer_written);
+        let help = "Sectors that were acknowledged in it and lost";
+        counter("writer_lost_sectors", help, &self.writer_lost);
     }
 
     fn set(&self, status: &Status, names: &Names) {
@@ -391,12 +400,13 @@ impl Gauges {
         set(&self.writer_stable, writer.stable);
         set(&self.writer_chunks, writer.chunks);
         set(&self.writer_waiting, writer.waiting);
-        self.writer_held
-            .inner()
-            .store(writer.held, Ordering::Relaxed);
-        self.writer_requests
-            .inner()
-            .store(writer.requests, Ordering::Relaxed);
+        let count = |counter: &Counter, value| counter.inner().store(value, Ordering::Relaxed);
+        count(&self.writer_held, writer.held);
+        count(&self.writer_requests, writer.requests);
+        let buffer = writer.buffer.unwrap_or_default();
+        set(&self.writer_buffered, buffer.buffered);
+        count(&self.writer_written, buffer.written);
+        count(&self.writer_lost, buffer.lost);
         let overlay = observed.overlay;
         set(&self.overlay_valid, u64::from(overlay.is_some()));
         set(

@@ -9,6 +9,17 @@ use dmholey::dm::status::State;
 use dmholey::dm::status::Usage;
 use dmholey::dm::Kernel as _;
 
+/// What is in a writer's write-back buffer, and was; in sectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Buffer {
+    /// Now.
+    pub buffered: u64,
+    /// Written from it, ever.
+    pub written: u64,
+    /// Acknowledged, and lost.
+    pub lost: u64,
+}
+
 /// What `holey-writer` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriterState {
@@ -26,6 +37,8 @@ pub struct WriterState {
     pub held: u64,
     /// Ranges that were asked for, ever.
     pub requests: u64,
+    /// Its write-back buffer, if it has one.
+    pub buffer: Option<Buffer>,
 }
 
 impl WriterState {
@@ -36,14 +49,23 @@ impl WriterState {
         let phase = words.next()?.to_owned();
         let (stable, chunks) = words.nth(1)?.split_once('/')?;
         let mut number = || words.next()?.parse().ok();
+        let (waiting, held, requests) = (number()?, number()?, number()?);
+        let mut buffer = || {
+            Some(Buffer {
+                buffered: number()?,
+                written: number()?,
+                lost: number()?,
+            })
+        };
         Some(Self {
             epoch,
             phase,
             stable: stable.parse().ok()?,
             chunks: chunks.parse().ok()?,
-            waiting: number()?,
-            held: number()?,
-            requests: number()?,
+            waiting,
+            held,
+            requests,
+            buffer: buffer(),
         })
     }
 }
@@ -117,10 +139,23 @@ mod tests {
             waiting: 1,
             held: 40,
             requests: 12,
+            buffer: None,
         };
         let text = "3 open agent 17/2048 1 40 12";
         assert_eq!(WriterState::parse(text), Some(state.clone()));
-        assert_eq!(WriterState::parse(&format!("{text} 5 more")), Some(state));
+        let more = WriterState::parse(&format!("{text} 5 more"));
+        assert_eq!(more, Some(state.clone()));
+        let buffer = Buffer {
+            buffered: 8,
+            written: 640,
+            lost: 16,
+        };
+        let buffered = WriterState {
+            buffer: Some(buffer),
+            ..state
+        };
+        let text = format!("{text} 8 640 16");
+        assert_eq!(WriterState::parse(&text), Some(buffered));
         assert_eq!(WriterState::parse("3 open agent 17 1 40 12"), None);
         assert_eq!(WriterState::parse(""), None);
     }

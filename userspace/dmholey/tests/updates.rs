@@ -105,7 +105,12 @@ fn a_disk_is_updated_over_http() {
         .envs([("SSL_CERT_FILE", "/none"), ("SSL_CERT_DIR", "/none")])
         .output();
     assert_eq!(bare.unwrap().status.code(), Some(3));
+    // Also while an update is running.
+    let running = std::fs::File::open(lab.path("client/lock")).unwrap();
+    rustix::fs::flock(&running, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    lab.run(&update(&["pull"])).code(6).error(&["in use"]);
     let status = lab.run(&update(&["status", "--json"])).code(0).json();
+    drop(running);
     assert_eq!(status["phase"], "idle");
     assert_eq!(status["newest"], 3);
     let pulled = lab

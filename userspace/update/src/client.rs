@@ -88,6 +88,11 @@ impl Plan {
 }
 
 impl Client {
+    /// What is remembered in `dir`, also while an update is running there.
+    pub fn look(dir: &Path) -> Result<State> {
+        State::load(&dir.join("state.json"))
+    }
+
     /// Opens the client in `dir`, alone. `disk` is what it keeps up to date.
     pub fn open(dir: &Path, disk: &Path) -> Result<Self> {
         let deltas = dir.join("deltas");
@@ -105,7 +110,7 @@ impl Client {
         remove_leftovers(dir)?;
         remove_leftovers(&dir.join(TRUST))?;
         Ok(Self {
-            state: State::load(&dir.join("state.json"))?,
+            state: Self::look(dir)?,
             dir: dir.to_owned(),
             disk: disk.to_owned(),
             _lock: file,

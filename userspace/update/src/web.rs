@@ -46,6 +46,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// So is one that sends nothing for so long.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// And one that sends less than so many bytes a second, while it is waited for so long.
+const SLOWEST: u64 = 1024;
+const WINDOW: Duration = Duration::from_secs(60);
+
 /// How servers are reached.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -203,8 +207,11 @@ impl Web {
     /// Reads what comes, up to `max` bytes. Returns how many that were.
     fn body(&self, url: &Url, mut response: Response, max: u64, sink: Sink<'_>) -> Result<u64> {
         let mut sum = 0;
+        let mut pace = Pace::default();
         while sum < max {
+            let begun = Instant::now();
             let piece = self.network.runtime.block_on(response.chunk());
+            let waited = begun.elapsed();
             let piece = piece.map_err(|e| {
                 let why = format!("the transfer broke off: {}", chain(&e.without_url()));
                 Error::later(url, why, None)
@@ -217,6 +224,10 @@ impl Web {
                 .min(usize::try_from(max - sum).unwrap_or(usize::MAX));
             sink(piece.get(..len).unwrap_or_default())?;
             sum += len as u64;
+            if !pace.holds(waited, len as u64) {
+                let why = format!("the server sends less than {SLOWEST} bytes a second");
+                return Err(Error::later(url, why, None));
+            }
             if let Some(rate) = &self.network.rate {
                 rate.took(len);
             }
@@ -317,6 +328,28 @@ fn after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// Whether a server goes on sending enough. What is done with it meanwhile takes no time of its.
+#[derive(Debug, Default)]
+struct Pace {
+    waited: Duration,
+    came: u64,
+}
+
+impl Pace {
+    /// So many bytes came after so long; false if that is too slow.
+    fn holds(&mut self, waited: Duration, came: u64) -> bool {
+        self.waited += waited;
+        self.came += came;
+        if self.waited < WINDOW {
+            return true;
+        }
+        let least = SLOWEST.saturating_mul(self.waited.as_secs());
+        let is_enough = self.came >= least;
+        *self = Self::default();
+        is_enough
+    }
+}
+
 /// Keeps a rate by making who takes something wait until that was due.
 #[derive(Debug)]
 struct Rate {
@@ -342,5 +375,21 @@ impl Rate {
         let wait = due.saturating_duration_since(now);
         drop(due);
         std::thread::sleep(wait);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_dribbles_is_given_up_however_fast_it_was() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::default();
+        assert!((0..600).all(|_| pace.holds(second, SLOWEST)));
+        // Nearly at once, and then a byte now and then.
+        assert!(pace.holds(Duration::ZERO, 10 * SLOWEST));
+        let given_up = (0..).find(|_| !pace.holds(29 * second, 1));
+        assert_eq!(given_up, Some(2));
     }
 }

@@ -10,6 +10,8 @@ use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 use clap_complete::Shell;
+use dmholey::exit;
+use dmholey::exit::Exit;
 use dmholey::output::Output;
 use dmholey::progress;
 use dmholey::signals;
@@ -94,6 +96,7 @@ struct Cluster {
 /// an earlier run was interrupted in is done first. A timer starts this again and again; if nothing has changed
 /// it costs one small request.
 #[derive(Debug, Args)]
+#[command(after_help = exit::help())]
 struct Update {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = dmholey::update::config::DEFAULT_PATH)]
@@ -136,7 +139,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            match &cli.command {
+                // As the commands of dmholey do.
+                Service::Update(_) => ExitCode::from(Exit::of(&error).code().max(1)),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -7,8 +7,12 @@ use crate::exit::Exit;
 use crate::output::columns;
 use crate::output::Output;
 use crate::units::utc;
+use crate::update::Config;
 use clap::Args;
+use dmholey_update::client::TRUST;
 use dmholey_update::state::Phase;
+use dmholey_update::Client;
+use dmholey_update::Trust;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -39,12 +43,13 @@ struct Report {
 
 /// Runs the command.
 pub fn run(args: &Status, output: Output) -> anyhow::Result<Exit> {
-    let session = args.which.open(output)?;
-    let state = session.client.state();
-    let known = session.trust.known();
+    // Nobody has to wait for the end of an update to see how far it is.
+    let config = Config::read(&args.which.config)?;
+    let state = Client::look(&config.state)?;
+    let known = Trust::open(&config.state.join(TRUST), &config.root)?.known();
     let newest = known.as_ref().and_then(|known| known.catalog.last());
     let report = Report {
-        disk: session.client.disk().to_owned(),
+        disk: config.disk,
         installed: state.installed.map(|version| version.number),
         target: state.target.map(|version| version.number),
         phase: state.phase,
