@@ -48,7 +48,7 @@ def kind(subject):
 
 def opacity(subject):
     """Variants of one subject are told apart by how strong their colour is."""
-    strength = {"idle": 0.3, "25%": 0.6, "1": 0.75, "2": 0.55, "4": 0.35}.get(subject.partition("-")[2])
+    strength = {"idle": 0.3, "25%": 0.6, "10%": 0.45, "1": 0.75, "2": 0.55, "4": 0.35}.get(subject.partition("-")[2])
     return f' fill-opacity="{strength}"' if strength else ""
 
 

@@ -85,7 +85,7 @@ merge_latency() {
     emit merge-latency-read "$1-idle" us "$p99_read"
     emit merge-latency-write "$1-idle" us "$p99_write"
     remove snap
-    for share in 100 25; do
+    for share in 100 25 10; do
         throttle "$share"
         store scattered "$exceptions"
         dmsetup create merging --table "$(merge_table)"

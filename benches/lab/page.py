@@ -132,7 +132,7 @@ class Page:
             values = self.values[row.bench, profile]
             body.append((f"{row.title}, {row.unit}", profile, *(shown(values, subject) for subject in subjects)))
         header = ("What", "Disk", *(chart.label(subject) for subject in subjects))
-        table = list_table(header, body, "28 8 10 10 10 10 10 10")
+        table = list_table(header, body, "28 8" + " 8" * len(subjects))
         return [heading("While a merge runs"), *images(plots, ("merge-latency",)), LATENCY, table]
 
     def volume(self, plots):

@@ -20,7 +20,7 @@ CLUSTER = "cluster"
 EVERYWHERE = (*PROFILES, *CPUS, NATIVE, CLUSTER)
 FAST = ("free", "2ms", "10ms")
 # How much of the time a merge may copy.
-RATES = ("100%", "25%")
+RATES = ("100%", "25%", "10%")
 ALL = tuple(PROFILES)
 # A shared volume: copiers on the same processor, round trips to those elsewhere, and what a take-over comes to.
 COPIERS = ("1", "2", "4")
@@ -307,8 +307,8 @@ GOALS = (
     Goal("merge-scattered", "stock", {"free": 15, "2ms": 150, "10ms": 400}),
     Goal("merge-scattered", "raw", everywhere(0.4)),
     Goal("merge-runs", "copy", everywhere(0.9)),
-    Goal("merge-latency-read", "holey-idle", everywhere(0.5, ("free", *EXACT)), "holey-25%"),
-    Goal("merge-latency-write", "holey-idle", everywhere(0.5, ("free", *EXACT)), "holey-25%"),
+    Goal("merge-latency-read", "holey-idle", everywhere(0.5, ("free", *EXACT)), "holey-10%"),
+    Goal("merge-latency-write", "holey-idle", everywhere(0.5, ("free", *EXACT)), "holey-10%"),
     Goal("origin-write-1", "stock", {"free": 1.1, "2ms": 1.8}),
     Goal("origin-write-4", "stock", everywhere(2.5, ("free", "2ms"))),
     Goal("activate-scattered", "stock", {"free": 8}, "holey-summary"),
