@@ -127,6 +127,11 @@ impl Client {
         self.state
     }
 
+    /// The folder of what was fetched.
+    fn deltas(&self) -> PathBuf {
+        self.dir.join("deltas")
+    }
+
     /// The store that makes the new version.
     pub fn staged(&self) -> PathBuf {
         self.dir.join("staged.cow")
@@ -201,12 +206,13 @@ impl Client {
         if self.state.installed.is_none() {
             self.identify(catalog, watch)?;
         }
-        let installed = self.state.installed;
-        match self.pull_known(mirrors, catalog, to, watch) {
+        let plan = self.plan(catalog, to)?;
+        let installed = plan.installed;
+        match self.pull_known(mirrors, plan, watch) {
             // It may have been made another version by somebody else.
             Err(error) if error.is_drift() => match self.identify(catalog, watch) {
                 Ok(found) if Some(found) != installed => {
-                    self.pull_known(mirrors, catalog, to, watch)
+                    self.pull_known(mirrors, self.plan(catalog, to)?, watch)
                 }
                 Err(e) if e.kind() == Kind::Interrupted => Err(e),
                 Ok(_) | Err(_) => Err(error),
@@ -216,18 +222,12 @@ impl Client {
     }
 
     /// The same, of a disk that is the version that is known, or nothing comes of it.
-    fn pull_known(
-        &mut self,
-        mirrors: &Mirrors,
-        catalog: &Catalog,
-        to: Option<u64>,
-        watch: Watch<'_>,
-    ) -> Result<Pulled> {
+    fn pull_known(&mut self, mirrors: &Mirrors, plan: Plan, watch: Watch<'_>) -> Result<Pulled> {
         let Plan {
             installed,
             target,
             way,
-        } = self.plan(catalog, to)?;
+        } = plan;
         let mut pulled = Pulled {
             version: target.number,
             ..Pulled::default()
@@ -368,7 +368,7 @@ impl Client {
             return Err(Error::refused("the catalog", why));
         };
         let disk = Device::open(&self.disk, Access::Write)?;
-        let dir = self.dir.join("deltas");
+        let dir = self.deltas();
         let plan = fetch::plan(mirrors, delta, &dir, &mut Fetched::default())?;
         self.discard()?;
         // What it is on the way is no version.
@@ -385,7 +385,7 @@ impl Client {
     /// Whether there is room for all that an update makes: the deltas, the store of each step, the staged store and
     /// the way back. What a delta changes is in its index, which is fetched for that.
     fn check_room(&self, mirrors: &Mirrors, way: &[catalog::Delta], there: u64) -> Result<Fetched> {
-        let dir = self.dir.join("deltas");
+        let dir = self.deltas();
         let mut heads = Fetched::default();
         let (mut need, mut plans) = (0u64, Vec::new());
         for delta in way {
@@ -411,7 +411,7 @@ impl Client {
         pulled: &mut Pulled,
         watch: Watch<'_>,
     ) -> Result<Vec<Delta<Device>>> {
-        let dir = self.dir.join("deltas");
+        let dir = self.deltas();
         let mut deltas = Vec::new();
         for delta in way {
             let title = format!("{what} the delta from {} to {}", delta.from, delta.to);
@@ -425,7 +425,7 @@ impl Client {
 
     /// Looks at all of these deltas. Returns whether something of them has to be fetched again.
     fn doubt(&self, way: &[catalog::Delta]) -> Result<bool> {
-        let dir = self.dir.join("deltas");
+        let dir = self.deltas();
         let mut damaged = false;
         for delta in way {
             damaged |= fetch::doubt(delta, &dir)?;
@@ -435,7 +435,7 @@ impl Client {
 
     /// Drops what was fetched, but not what there is of these deltas.
     fn keep_deltas(&self, way: &[catalog::Delta]) -> Result<()> {
-        let deltas = self.dir.join("deltas");
+        let deltas = self.deltas();
         let kept: Vec<_> = way.iter().flat_map(|d| fetch::files(&deltas, d)).collect();
         let fail = |e| Error::path("empty", &deltas, e);
         for entry in std::fs::read_dir(&deltas).map_err(fail)? {

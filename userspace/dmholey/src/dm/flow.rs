@@ -217,14 +217,23 @@ pub fn reports(kernel: &dyn Kernel, names: &[String]) -> Result<Vec<Report>> {
     Ok(found)
 }
 
+/// The tables of all devices, by their names.
+pub fn tables(kernel: &dyn Kernel) -> Result<Vec<(String, Vec<Line>)>> {
+    let mut tables = Vec::new();
+    for (name, _) in kernel.devices()? {
+        match kernel.table(&name) {
+            // It went away since the list was made.
+            Err(Error::NoDevice(_)) => {}
+            lines => tables.push((name, lines?)),
+        }
+    }
+    Ok(tables)
+}
+
 /// The devices of our targets whose origin is `origin`, with what they are for and whose target each is.
 pub fn users_of(kernel: &dyn Kernel, origin: DevNum) -> Result<Vec<(String, Role, Family)>> {
     let mut users = Vec::new();
-    for (name, _) in kernel.devices()? {
-        let lines = match kernel.table(&name) {
-            Err(Error::NoDevice(_)) => continue,
-            other => other?,
-        };
+    for (name, lines) in tables(kernel)? {
         let target = lines.iter().find_map(|line| {
             let target = table::target_of(&line.target)?;
             let first: DevNum = line.params.split_ascii_whitespace().next()?.parse().ok()?;

@@ -4,8 +4,8 @@
 
 use super::lvm;
 use super::lvm::Volume;
+use crate::dm::flow;
 use crate::dm::DevNum;
-use crate::dm::Error;
 use crate::dm::Kernel;
 use crate::dm::Line;
 use crate::dm::Result;
@@ -178,11 +178,7 @@ fn linear(line: &Line) -> Option<(DevNum, u64)> {
 
 /// A device that uses, or may use, `below` from `end` on.
 fn user_behind(kernel: &dyn Kernel, below: DevNum, end: u64, but: &str) -> Result<Option<String>> {
-    for (name, _) in kernel.devices()? {
-        let lines = match kernel.table(&name) {
-            Err(Error::NoDevice(_)) => continue,
-            other => other?,
-        };
+    for (name, lines) in flow::tables(kernel)? {
         let uses = lines.iter().any(|line| match linear(line) {
             Some((device, start)) if line.target == "linear" => {
                 device == below && start.saturating_add(line.len) > end

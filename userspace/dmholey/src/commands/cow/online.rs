@@ -176,21 +176,14 @@ impl User {
 
 /// All devices that have a store.
 fn users(kernel: &dyn Kernel) -> dm::Result<Vec<User>> {
-    let mut users = Vec::new();
-    for (name, _) in kernel.devices()? {
-        let lines = match kernel.table(&name) {
-            // It went away since the list was made.
-            Err(dm::Error::NoDevice(_)) => continue,
-            other => other?,
-        };
-        let user = lines.first().and_then(|line| {
-            let (role, _) = table::target_of(&line.target)?;
-            let facts = StoreFacts::of(line)?;
-            Some(User { name, role, facts })
-        });
-        users.extend(user);
-    }
-    Ok(users)
+    let tables = flow::tables(kernel)?.into_iter();
+    let users = tables.filter_map(|(name, lines)| {
+        let line = lines.first()?;
+        let (role, _) = table::target_of(&line.target)?;
+        let facts = StoreFacts::of(line)?;
+        Some(User { name, role, facts })
+    });
+    Ok(users.collect())
 }
 
 /// The device that merges this store into this origin already. Neither of them may have another merge: two on one
