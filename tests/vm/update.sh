@@ -104,7 +104,7 @@ t_online() {
 # killed COMMAND [OPTION]...: an update that is killed while the kernel merges
 killed() {
     local pid status=0
-    change base "0 1024 delay $D/disk 0 0 $D/disk 0 3000"
+    change base "0 1024 delay $D/disk 0 0 $D/disk 0 60000"
     dmholey --quiet update "$1" --config $WORK/update.toml "${@:2}" --interval 3600 &
     pid=$!
     eventually 30 dmsetup info base-apply
