@@ -112,7 +112,7 @@ fn main() -> Result<()> {
         }
         Command::Activate { read, device } => {
             let dm = Dm::open()?;
-            let number = dm.create(&device.name)?;
+            let number = dm.create(&device.name, "")?;
             let line = parse_line(&device.table)?;
             let begun = Instant::now();
             dm.load(&device.name, &line)?;
@@ -127,7 +127,7 @@ fn main() -> Result<()> {
         }
         Command::Merge(device) => {
             let dm = Dm::open()?;
-            dm.create(&device.name)?;
+            dm.create(&device.name, "")?;
             dm.load(&device.name, &parse_line(&device.table)?)?;
             let begun = Instant::now();
             dm.resume(&device.name)?;

@@ -107,15 +107,18 @@ killed() {
     change base "0 1024 delay $D/disk 0 0 $D/disk 0 60000"
     dmholey --quiet update "$1" --config $WORK/update.toml "${@:2}" --interval 3600 &
     pid=$!
-    eventually 30 dmsetup info base-apply
+    eventually 30 merges
     kill -KILL $pid
     wait $pid || status=$?
     equal $status 137 'exit status'
     change base "0 1024 delay $D/disk 0 0"
 }
 
+merges() { [ -n "$(dmsetup table base-apply)" ]; }
+
 # What it has left is used by the next one, by whatever name, and nothing of it stays.
 t_killed() {
+    local table
     make_versions
     load
     vol disk 1024
@@ -140,6 +143,15 @@ t_killed() {
     killed apply
     update apply --name other
     is_gone
+    # One that came to no more than a device, with a table or without.
+    for table in "0 1024 error" ''; do
+        update rollback
+        update pull
+        dmsetup create other --notable --uuid "DMHOLEY-apply-$(dmsetup info -c --noheadings --separator : -o major,minor base)"
+        [ -z "$table" ] || dmsetup load other --table "$table"
+        update apply
+        is_gone
+    done
     # One that is rolled back before it was seen to its end.
     update rollback
     update pull

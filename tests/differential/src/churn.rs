@@ -47,7 +47,7 @@ pub(crate) fn run(base: &str, origin: &str, store: &str, times: u64) -> anyhow::
     for round in 0..times {
         let mut one = || -> anyhow::Result<()> {
             kept.write(0, &zeros, false)?;
-            flow::create(&kernel, &DevMapper, NAME, &table)?;
+            flow::create(&kernel, &DevMapper, NAME, "", &table)?;
             let place = round % sectors;
             sector.fill(round as u8);
             written.write(place, &sector, false)?;

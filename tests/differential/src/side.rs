@@ -157,7 +157,7 @@ impl Side {
     }
 
     fn create(&mut self, name: &str) -> Result<(), Error> {
-        let number = self.dm.create(&self.full(name))?;
+        let number = self.dm.create(&self.full(name), "")?;
         self.devices.push((name.to_owned(), number));
         Ok(())
     }

@@ -339,7 +339,7 @@ impl Worker {
         };
         match self.target_of(&self.name)?.as_deref() {
             None => {
-                let number = self.dm.create(&self.name)?;
+                let number = self.dm.create(&self.name, "")?;
                 self.dm.load(&self.name, &self.error_line())?;
                 self.dm.resume(&self.name)?;
                 DevMapper.add(&self.name, number)?;
@@ -400,7 +400,7 @@ impl Worker {
     /// Makes the device that writes while an overlay is being merged. It shows the volume as it is, so nobody should
     /// look for file systems on it.
     fn create_helper(&self) -> Result<()> {
-        let number = self.dm.create(&self.helper)?;
+        let number = self.dm.create(&self.helper, "")?;
         let loaded = self.dm.load(&self.helper, &self.writer_line());
         let started = loaded.and_then(|()| self.dm.resume_hidden(&self.helper));
         if let Err(refused) = started {

@@ -62,7 +62,7 @@ pub fn run(args: &Create, output: Output) -> anyhow::Result<Exit> {
         Create::Snapshot(args) => (&args.name, args.line.table(Role::Snapshot, numbers)?),
         Create::Merge(args) => (&args.name, args.line.table(Role::Merge, numbers)?),
     };
-    let device = flow::create(&Dm::open()?, &node::DevMapper, name, &table)?;
+    let device = flow::create(&Dm::open()?, &node::DevMapper, name, "", &table)?;
     let created = Created {
         name: name.clone(),
         device,

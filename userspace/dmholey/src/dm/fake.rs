@@ -25,7 +25,7 @@ pub(crate) struct Fake {
     /// Target types that exist.
     pub(crate) known: Vec<&'static str>,
     /// Who made which device.
-    pub(crate) uuids: BTreeMap<&'static str, &'static str>,
+    pub(crate) uuids: RefCell<BTreeMap<String, String>>,
     /// Devices that are suspended.
     pub(crate) suspended: RefCell<BTreeSet<String>>,
     /// What the status says, one after the other; the last one stays.
@@ -88,9 +88,10 @@ impl Kernel for Fake {
         Ok(devices.keys().cloned().zip((0..).map(number)).collect())
     }
 
-    fn create(&self, name: &str) -> Result<DevNum> {
+    fn create(&self, name: &str, uuid: &str) -> Result<DevNum> {
         self.ask("create", name)?;
         self.devices.borrow_mut().insert(name.to_owned(), None);
+        self.uuids.borrow_mut().insert(name.to_owned(), uuid.to_owned());
         Ok(DevNum {
             major: 253,
             minor: 0,
@@ -151,7 +152,7 @@ impl Kernel for Fake {
             number,
             inactive: false,
             events: 0,
-            uuid: self.uuids.get(name).copied().unwrap_or_default().to_owned(),
+            uuid: self.uuids.borrow().get(name).cloned().unwrap_or_default(),
             suspended: self.suspended.borrow().contains(name),
         })
     }

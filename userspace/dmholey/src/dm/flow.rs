@@ -97,9 +97,15 @@ fn feature_list(features: &Features) -> Vec<String> {
     list
 }
 
-/// Makes a device: all of it or nothing. Returns its number.
-pub fn create(kernel: &dyn Kernel, nodes: &dyn Nodes, name: &str, table: &Table) -> Result<DevNum> {
-    let number = kernel.create(name)?;
+/// Makes a device: all of it or nothing. Returns its number. `uuid` is as for [`Kernel::create`].
+pub fn create(
+    kernel: &dyn Kernel,
+    nodes: &dyn Nodes,
+    name: &str,
+    uuid: &str,
+    table: &Table,
+) -> Result<DevNum> {
+    let number = kernel.create(name, uuid)?;
     let made = start(kernel, nodes, name, number, table);
     if made.is_err() {
         // The first error is the one to tell; a device left behind shows in `dmholey status`.
@@ -230,6 +236,16 @@ pub fn tables(kernel: &dyn Kernel) -> Result<Vec<(String, Vec<Line>)>> {
     Ok(tables)
 }
 
+/// Removes the device of this UUID if it was never put to use: of a run that was killed before it came to that.
+pub fn remove_unused(kernel: &dyn Kernel, nodes: &dyn Nodes, uuid: &str) -> Result<()> {
+    for (name, lines) in tables(kernel)? {
+        if lines.is_empty() && kernel.info(&name)?.uuid == uuid {
+            remove(kernel, nodes, &name, false)?;
+        }
+    }
+    Ok(())
+}
+
 /// The devices of our targets whose origin is `origin`, with what they are for and whose target each is.
 pub fn users_of(kernel: &dyn Kernel, origin: DevNum) -> Result<Vec<(String, Role, Family)>> {
     let mut users = Vec::new();
@@ -262,7 +278,7 @@ mod tests {
     #[test]
     fn a_device_is_made_in_order() {
         let kernel = Fake::new();
-        create(&kernel, &kernel, "x", &table()).unwrap();
+        create(&kernel, &kernel, "x", "", &table()).unwrap();
         let log = kernel.log.borrow();
         assert_eq!(*log, ["create x", "load x", "resume x", "node x 253:0"]);
         let devices = kernel.devices.borrow();
@@ -275,7 +291,7 @@ mod tests {
         for step in ["load", "resume", "node"] {
             let mut kernel = Fake::new();
             kernel.failing = vec![step];
-            create(&kernel, &kernel, "x", &table()).unwrap_err();
+            create(&kernel, &kernel, "x", "", &table()).unwrap_err();
             assert!(kernel.devices.borrow().is_empty(), "{step}");
             let log = kernel.log.borrow();
             assert_eq!(log[log.len() - 2..], ["remove x", "no-node x"], "{step}");
@@ -286,7 +302,7 @@ mod tests {
     fn a_failed_create_removes_nothing() {
         let mut kernel = Fake::new().with("x", "linear", "");
         kernel.failing = vec!["create"];
-        create(&kernel, &kernel, "x", &table()).unwrap_err();
+        create(&kernel, &kernel, "x", "", &table()).unwrap_err();
         assert!(kernel.devices.borrow().contains_key("x"));
     }
 
@@ -294,12 +310,12 @@ mod tests {
     fn a_missing_module_is_named() {
         let mut kernel = Fake::new();
         kernel.known = vec!["linear"];
-        let error = create(&kernel, &kernel, "x", &table()).unwrap_err();
+        let error = create(&kernel, &kernel, "x", "", &table()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("no target holey-origin") && text.contains("insmod dm-holey.ko"));
         kernel.known = vec!["holey-origin"];
         kernel.failing = vec!["load"];
-        let error = create(&kernel, &kernel, "x", &table()).unwrap_err();
+        let error = create(&kernel, &kernel, "x", "", &table()).unwrap_err();
         assert!(matches!(error, Error::Refused { .. }));
     }
 

@@ -240,8 +240,10 @@ impl Kernel for Dm {
         Ok(answer.devices())
     }
 
-    fn create(&self, name: &str) -> Result<DevNum> {
-        let answer = self.about(Command::Create, "create it", &new_name(name)?)?;
+    fn create(&self, name: &str, uuid: &str) -> Result<DevNum> {
+        let mut request = new_name(name)?;
+        request.uuid = uuid.to_owned();
+        let answer = self.about(Command::Create, "create it", &request)?;
         Ok(answer.device())
     }
 

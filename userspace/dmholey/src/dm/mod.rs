@@ -121,8 +121,8 @@ pub trait Kernel {
     /// All devices.
     fn devices(&self) -> Result<Vec<(String, DevNum)>>;
 
-    /// Makes a device without a table.
-    fn create(&self, name: &str) -> Result<DevNum>;
+    /// Makes a device without a table. `uuid` says who makes it and what it is; it may be empty.
+    fn create(&self, name: &str, uuid: &str) -> Result<DevNum>;
 
     /// Loads a table of one line, not yet in use.
     fn load(&self, name: &str, line: &Line) -> Result<()>;

@@ -57,7 +57,7 @@ impl<'a> Moment<'a> {
         };
         // The program itself may be on the file system that is frozen: from here on, none of it has to be read.
         lock_memory(&device)?;
-        let number = kernel.create(&name)?;
+        let number = kernel.create(&name, "")?;
         // It goes again, whatever happens.
         let moment = Self {
             kernel,

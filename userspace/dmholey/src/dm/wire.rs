@@ -27,6 +27,8 @@ const AT_NAME: usize = 48;
 const AT_UUID: usize = AT_NAME + NAME_LEN;
 /// Bytes of a device name with its zero byte.
 pub(crate) const NAME_LEN: usize = 128;
+/// Bytes of a device's UUID with its zero byte.
+const UUID_LEN: usize = 129;
 /// Bytes of a target type with its zero byte.
 const TYPE_LEN: usize = 16;
 
@@ -67,6 +69,8 @@ pub(crate) const DEFERRED_REMOVE: u32 = 1 << 17;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Request {
     pub(crate) name: String,
+    /// For a new device: who makes it and what it is.
+    pub(crate) uuid: String,
     pub(crate) flags: u32,
     /// For udev, see `udev.rs`.
     pub(crate) event: u32,
@@ -85,6 +89,7 @@ impl Request {
         put(&mut buf, AT_FLAGS, &self.flags.to_ne_bytes());
         put(&mut buf, AT_EVENT_NR, &self.event.to_ne_bytes());
         put_text(&mut buf, AT_NAME, &self.name, NAME_LEN);
+        put_text(&mut buf, AT_UUID, &self.uuid, UUID_LEN);
         let count = u32::try_from(self.lines.len()).unwrap_or(u32::MAX);
         put(&mut buf, AT_TARGET_COUNT, &count.to_ne_bytes());
         put(&mut buf, HEADER, &lines);
@@ -252,6 +257,7 @@ mod tests {
     fn a_table_is_encoded_as_the_kernel_reads_it() {
         let request = Request {
             name: "x".to_owned(),
+            uuid: "y".to_owned(),
             flags: NOFLUSH,
             event: 0x0040_1234,
             lines: vec![line()],
@@ -264,6 +270,7 @@ mod tests {
         assert_eq!(answer.flags(), 1 << 11);
         assert_eq!(answer.word(AT_EVENT_NR), 0x0040_1234);
         assert_eq!(answer.text(AT_NAME), "x");
+        assert_eq!(answer.uuid(), "y");
         assert_eq!(answer.word(HEADER + 20), 56);
         assert_eq!(answer.lines(), [line()]);
     }

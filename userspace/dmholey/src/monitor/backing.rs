@@ -234,11 +234,11 @@ mod tests {
 
     #[test]
     fn files_disks_and_volumes_are_told_apart() {
-        let mut kernel = Fake::new()
+        let kernel = Fake::new()
             .with("a", "crypt", "8:1")
             .with("b-c", "linear", "8:2 0");
-        let uuid: &'static str = Box::leak(format!("LVM-{}", "x".repeat(64)).into_boxed_str());
-        kernel.uuids.insert("b-c", uuid);
+        let uuid = format!("LVM-{}", "x".repeat(64));
+        kernel.uuids.borrow_mut().insert("b-c".to_owned(), uuid);
         assert_eq!(find_in(&kernel, "7:0"), Ok(Backing::Loop(loop_on("/cow"))));
         assert!(find_in(&kernel, "7:1").unwrap_err().contains("limit"));
         assert!(find_in(&kernel, "8:1").unwrap_err().contains("plain disk"));

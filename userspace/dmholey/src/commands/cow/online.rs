@@ -114,6 +114,7 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
     let meter = Meter::with_events(format!("merging into {}", what.disk.display()), output);
     let interval = what.how.pace.interval();
     let is_store = |cow| is_over(cow, store.disk());
+    flow::remove_unused(&dm, &node::DevMapper, &uuid(origin.number))?;
     if let Some(name) = under_way(&dm, origin.number, &is_store)? {
         // The list is being changed: what is left is known to the kernel only.
         let bytes = merge::look(&dm, &name).map_or(0, |merge| merge.left_bytes);
@@ -140,7 +141,14 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
     };
     let name = what.how.name.clone();
     let name = name.unwrap_or_else(|| default_name(what.disk));
-    merge_once(&dm, &node::DevMapper, &name, &table, interval, &meter)?;
+    flow::create(
+        &dm,
+        &node::DevMapper,
+        &name,
+        &uuid(origin.number),
+        &table,
+    )?;
+    finish(&dm, &node::DevMapper, &name, interval, &meter)?;
     Ok(Applied {
         exceptions: survey.exceptions,
         bytes: survey.exceptions * chunk.bytes() as u64,
@@ -153,6 +161,7 @@ pub(crate) fn stop(image: &Path, disk: &Path) -> anyhow::Result<()> {
     let image = Device::open(image, Access::Read)?;
     let (origin, _) = BlockDev::open(disk)?;
     let dm = Dm::open()?;
+    flow::remove_unused(&dm, &node::DevMapper, &uuid(origin.number))?;
     for user in users(&dm)? {
         if user.merges_into(origin.number) && is_over(user.facts.cow, &image)? {
             flow::remove(&dm, &node::DevMapper, &user.name, false)?;
@@ -184,6 +193,11 @@ fn users(kernel: &dyn Kernel) -> dm::Result<Vec<User>> {
         Some(User { name, role, facts })
     });
     Ok(users.collect())
+}
+
+/// Says that a merge device was made here, and for which disk; the kernel lets no two have it.
+fn uuid(origin: DevNum) -> String {
+    format!("DMHOLEY-apply-{origin}")
 }
 
 /// The device that merges this store into this origin already. Neither of them may have another merge: two on one
@@ -221,19 +235,6 @@ fn is_over(cow: DevNum, store: &Device) -> anyhow::Result<bool> {
         // Neither is anything that was made here.
         Some(Err(_)) | None => Ok(false),
     }
-}
-
-/// Makes a merge device, waits for it, and removes it whatever happened.
-fn merge_once(
-    kernel: &dyn Kernel,
-    nodes: &dyn Nodes,
-    name: &str,
-    table: &Table,
-    interval: Duration,
-    progress: &dyn Progress,
-) -> anyhow::Result<()> {
-    flow::create(kernel, nodes, name, table)?;
-    finish(kernel, nodes, name, interval, progress)
 }
 
 /// Waits for a merge device, and removes it whatever happened.
@@ -313,7 +314,8 @@ mod tests {
     }
 
     fn run(kernel: &Fake) -> anyhow::Result<()> {
-        merge_once(kernel, kernel, "m", &table(), Duration::ZERO, &Silent)
+        flow::create(kernel, kernel, "m", &uuid(ORIGIN), &table())?;
+        finish(kernel, kernel, "m", Duration::ZERO, &Silent)
     }
 
     #[test]
@@ -360,6 +362,17 @@ mod tests {
         assert_eq!(left, ["a", "b", "c", "d"]);
         let log = kernel.log.borrow();
         assert!(!log.iter().any(|line| line.starts_with("create")));
+    }
+
+    #[test]
+    fn what_was_never_put_to_use_goes() {
+        let kernel = Fake::new().with("c", "linear", "8:1 0");
+        for (name, uuid) in [("m", uuid(ORIGIN)), ("n", "else".to_owned())] {
+            kernel.create(name, &uuid).unwrap();
+        }
+        flow::remove_unused(&kernel, &kernel, &uuid(ORIGIN)).unwrap();
+        let left: Vec<String> = kernel.devices.borrow().keys().cloned().collect();
+        assert_eq!(left, ["c", "n"]);
     }
 
     #[test]
