@@ -264,7 +264,7 @@ impl OriginSet {
     pub(crate) fn admit(&self, start: u64, sectors: u64, mut bio: Bio) -> Option<Bio> {
         // Counted before the survey: see `remote.rs`.
         let remote = match bio.data().role {
-            Role::Writing => self.remote(),
+            Role::Writing | Role::Held => self.remote(),
             _ => None,
         };
         loop {

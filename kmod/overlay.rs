@@ -108,6 +108,8 @@ pub(crate) enum Role {
     Durable,
     /// It writes to a shared volume and has not been let through yet.
     Writing,
+    /// As before, and it has waited for copiers on other hosts already.
+    Held,
 }
 
 /// A bio of ours.

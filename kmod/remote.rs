@@ -34,6 +34,7 @@ use crate::holey_core::stable::Requests;
 use crate::origin_set::OutletId;
 use crate::overlay::Bio;
 use crate::overlay::Bios;
+use crate::overlay::Role;
 use crate::write_back::WriteBack;
 use crate::writer::Writer;
 use core::mem;
@@ -106,6 +107,8 @@ pub(crate) struct Figures {
     pub(crate) held: u64,
     /// Ranges that the agent has fetched, ever.
     pub(crate) requests: u64,
+    /// Writes that were let through and have not ended.
+    pub(crate) in_flight: u64,
 }
 
 struct State {
@@ -370,9 +373,13 @@ impl Remote {
             return Some(bio);
         }
         self.want(&mut state, first, end);
-        bio.data().origin = chunk;
+        let tag = bio.data();
+        tag.origin = chunk;
+        if tag.role == Role::Writing {
+            tag.role = Role::Held;
+            state.held += 1;
+        }
         state.waiting += 1;
-        state.held += 1;
         match state.bucket(chunk) {
             Some(bucket) => bucket.push(bio),
             None => bio.end_error(),
@@ -643,6 +650,7 @@ impl Remote {
             waiting: state.waiting,
             held: state.held,
             requests: state.fetched,
+            in_flight: self.writes.under_way(),
         }
     }
 

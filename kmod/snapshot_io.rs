@@ -413,7 +413,7 @@ impl Copier {
         };
         let Tag { role, epoch, .. } = *bio.data();
         match role {
-            Role::Plain | Role::Writing => bio.done(),
+            Role::Plain | Role::Writing | Role::Held => bio.done(),
             Role::Tracked => {
                 overlay.leave(Ticket::from_raw(epoch));
                 if overlay.is_usable() {

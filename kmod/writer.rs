@@ -4,8 +4,8 @@
 //!
 //! Table line: `holey-writer <volume> <chunk sectors> [<#words> write_back [<MiB>]]`.
 //!
-//! Status: `<epoch> <phase> <agent> <stable>/<chunks> <waiting> <held> <requests>`, and with
-//! `write_back` `<buffered> <written> <lost>`, see `Documentation/targets/holey-writer.rst`.
+//! Status: `<epoch> <phase> <agent> <stable>/<chunks> <waiting> <held> <requests> <in flight>`, and
+//! with `write_back` `<buffered> <written> <lost>`, see `Documentation/targets/holey-writer.rst`.
 
 use crate::dm::without_io;
 use crate::dm::Access;
@@ -228,7 +228,7 @@ impl WorkItem<ATTENDANCE> for Writer {
 impl Target for WriterTarget {
     type Data = Tag;
 
-    const VERSION: [u32; 3] = [1, 1, 0];
+    const VERSION: [u32; 3] = [1, 2, 0];
     const IS_MEASURED: bool = false;
 
     fn create(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Pin<KBox<Self>>, CtrError> {
@@ -354,7 +354,7 @@ impl Target for WriterTarget {
                 let figures = self.writer.remote.figures();
                 write!(
                     out,
-                    "{} {} {} {}/{} {} {} {}",
+                    "{} {} {} {}/{} {} {} {} {}",
                     figures.epoch,
                     figures.phase.name(),
                     if figures.agent { "agent" } else { "alone" },
@@ -362,7 +362,8 @@ impl Target for WriterTarget {
                     figures.chunks,
                     figures.waiting,
                     figures.held,
-                    figures.requests
+                    figures.requests,
+                    figures.in_flight
                 )
                 .and_then(|()| self.buffer_status(out))
             }

@@ -121,6 +121,19 @@ impl Epochs {
         epoch.left.load(SeqCst) == epoch.came.load(SeqCst)
     }
 
+    /// How many readers have come and not left. They come and go while it is counted: exact only if they do not.
+    pub fn under_way(&self) -> u64 {
+        let word = self.word.load(SeqCst);
+        let current = Ticket::of_word(word);
+        let before = self.epoch(Ticket::of_word(word ^ EPOCH));
+        let new = (word & !EPOCH).saturating_sub(self.epoch(current).left.load(SeqCst));
+        let old = match before.came.load(SeqCst) {
+            UNKNOWN => 0,
+            came => came.saturating_sub(before.left.load(SeqCst)),
+        };
+        new.saturating_add(old)
+    }
+
     fn epoch(&self, ticket: Ticket) -> &Epoch {
         let [even, odd] = &self.epochs;
         if ticket.0 == 0 {

@@ -61,15 +61,15 @@ shared_write_back() {
     serve home
 }
 
-# figure N: of the writer's status: 1 epoch, 2 phase, 3 agent, 4 stable/chunks, 5 waiting, 6 held, 7 requests, and
-# with a write-back buffer, in sectors, 8 buffered, 9 written, 10 lost
+# figure N: of the writer's status: 1 epoch, 2 phase, 3 agent, 4 stable/chunks, 5 waiting, 6 held, 7 requests, 8 in
+# flight, and with a write-back buffer, in sectors, 9 buffered, 10 written, 11 lost
 figure() { status ${2:-writer} | cut -d' ' -f"$1"; }
 
 # A writer without copiers writes what it is told, once somebody has let it.
 t_alone() {
     load
     shared 16384
-    status_is writer "0 closed alone 0/2048 0 0 0"
+    status_is writer "0 closed alone 0/2048 0 0 0 0"
     contains "$(dmsetup table writer)" '^0 16384 holey-writer [0-9]+:[0-9]+ 8$'
     check writer disk
     serve home
@@ -84,6 +84,34 @@ t_alone() {
     held=$(figure 6)
     fill writer disk 4
     equal "$(figure 6)" "$held" "writes that waited again"
+    change home "0 16384 delay $D/disk 0 0 $D/disk 0 60000"
+    write_one 5 1 &
+    eventually 10 figure_is 8 1
+    change home "0 16384 linear $D/disk 0"
+    wait $!
+    equal "$(figure 8)" 0 'writes in flight'
+}
+
+# write_one CHUNK COUNT: a single write of zeroes
+write_one() { dd if=/dev/zero of=$D/writer oflag=direct bs=$(($2 * 4096)) count=1 seek=$(($1 * 4096))B status=none; }
+
+figure_is() { [ "$(figure "$1")" = "$2" ]; }
+
+# A write that waits for one chunk and then for another one is counted once.
+t_held() {
+    load
+    local first
+    shared 16384
+    serve home
+    join one 40000
+    tell delay 2000000
+    write_one 1000 1 &
+    first=$!
+    eventually 10 figure_is 5 1
+    write_one 1000 16 &
+    wait $first $!
+    equal "$(figure 5) $(figure 6) $(figure 8)" '0 2 0' 'waiting, held and in flight'
+    check one one
 }
 
 # A copier keeps its view while the writer writes, writes what is its own, and so does one that joins later.
@@ -335,7 +363,7 @@ t_write_back() {
     tell hold
     fill writer disk 2 --count 1600
     scribble writer disk 3 --count 1600 --ops 100 --max 64
-    equal "$(figure 5) $(figure 8) $(figure 9)" '0 1600 0' 'waiting, buffered and written'
+    equal "$(figure 5) $(figure 9) $(figure 10)" '0 1600 0' 'waiting, buffered and written'
     check writer disk
     check disk one
     sync $D/writer &
@@ -343,7 +371,7 @@ t_write_back() {
     stamp fill $D/writer "$(model disk)" 4 --from 1600 --count 3200 &
     load=$!
     eventually 10 held_some
-    [ "$(figure 8)" -le 2048 ] || die "$(figure 8) sectors are in the buffer"
+    [ "$(figure 9)" -le 2048 ] || die "$(figure 9) sectors are in the buffer"
     kill -0 $flush || die 'the flush did not wait'
     kill -0 $load || die 'the bound does not hold'
     check disk one
@@ -352,7 +380,7 @@ t_write_back() {
     stamp check $D/disk "$(model disk)" --count 1600
     wait $load
     sync $D/writer
-    equal "$(figure 8) $(figure 10)" '0 0' 'buffered and lost'
+    equal "$(figure 9) $(figure 11)" '0 0' 'buffered and lost'
     check disk disk
     check writer disk
     check one one
@@ -388,7 +416,7 @@ t_write_back_order() {
     done
     check writer disk
     sync $D/writer
-    equal "$(figure 8) $(figure 10)" '0 0' 'buffered and lost'
+    equal "$(figure 9) $(figure 11)" '0 0' 'buffered and lost'
     check disk disk
     check one one
     check snap snap
@@ -412,7 +440,7 @@ t_write_back_agent_dies() {
     dmsetup suspend --noflush writer
     dmsetup resume writer
     kill -0 $flush || die 'the flush did not wait'
-    equal "$(figure 8)" 1200
+    equal "$(figure 9)" 1200
     serve home
     wait $flush
     check disk disk
@@ -428,7 +456,7 @@ t_write_back_fenced() {
     fill writer disk 2 --count 800
     change home "0 16384 error"
     contains "$(fails relay tell $CONTROL epoch)" fenced
-    equal "$(figure 2) $(figure 8) $(figure 10)" 'closed 0 800'
+    equal "$(figure 2) $(figure 9) $(figure 11)" 'closed 0 800'
     logged '800 sectors that were acknowledged but not flushed are lost'
     change home "0 16384 linear $D/disk 0"
     tell release
@@ -440,7 +468,7 @@ t_write_back_fenced() {
     dmsetup suspend writer
     dmsetup resume writer
     sync $D/writer
-    equal "$(figure 8) $(figure 10)" '0 800'
+    equal "$(figure 9) $(figure 11)" '0 800'
     check writer old
     check disk old
     # The volume fails a write.
@@ -449,7 +477,7 @@ t_write_back_fenced() {
     change home "0 16384 flakey $D/disk 0 0 3600 1 error_writes"
     tell release
     contains "$(fails sync $D/writer)" 'Input/output error'
-    equal "$(figure 8) $(figure 10)" '0 880'
+    equal "$(figure 9) $(figure 11)" '0 880'
 }
 
 # The device is suspended with data in the buffer, and gets other tables.
@@ -461,11 +489,11 @@ t_write_back_suspend() {
     fill writer disk 2 --count 400
     dmsetup suspend --noflush writer
     dmsetup resume writer
-    equal "$(figure 8)" 400
+    equal "$(figure 9)" 400
     dmsetup load writer --table "$(write_back_table home)"
     dmsetup suspend --noflush writer
     dmsetup resume writer
-    equal "$(figure 8)" 400
+    equal "$(figure 9)" 400
     check writer disk
     # A device without a cache would get no flush.
     dmsetup load writer --table "0 16384 holey-writer $D/home 8"
@@ -484,18 +512,18 @@ t_write_back_suspend() {
     kill $suspend
     ! wait $suspend || die 'it was not interrupted'
     dmsetup resume writer
-    equal "$(figure 8)" 400
+    equal "$(figure 9)" 400
     tell release
     dmsetup suspend writer
     check disk disk
     dmsetup resume writer
-    equal "$(figure 8) $(figure 9) $(figure 10)" '0 400 0'
+    equal "$(figure 9) $(figure 10) $(figure 11)" '0 400 0'
     change writer "0 16384 holey-writer $D/home 8"
     change writer "$(write_back_table home)"
     # Without an agent nobody could let it through. It is behind what was asked for ahead of the writes before.
     tell hold
     fill writer other 3 --from 14000 --count 400
-    equal "$(figure 8)" 400
+    equal "$(figure 9)" 400
     stop_relay
     log_mark
     dmsetup suspend writer

@@ -20,6 +20,23 @@ fn old_readers_are_waited_for_and_new_ones_are_not() {
 }
 
 #[test]
+fn those_under_way_are_counted_over_both_epochs() {
+    let epochs = Epochs::new();
+    assert_eq!(epochs.under_way(), 0);
+    let (one, two) = (epochs.enter(), epochs.enter());
+    assert_eq!(epochs.under_way(), 2);
+    epochs.turn();
+    let three = epochs.enter();
+    assert_eq!(epochs.under_way(), 3);
+    for (ticket, left) in [(one, 2), (three, 1), (two, 0)] {
+        epochs.leave(ticket);
+        assert_eq!(epochs.under_way(), left);
+    }
+    epochs.turn();
+    assert_eq!(epochs.under_way(), 0);
+}
+
+#[test]
 fn no_reader_sees_the_old_state_after_the_wait() {
     struct Shared {
         epochs: Epochs,

@@ -210,6 +210,7 @@ struct Gauges {
     writer_stable: Gauge,
     writer_chunks: Gauge,
     writer_waiting: Gauge,
+    writer_in_flight: Gauge,
     writer_held: Counter,
     writer_requests: Counter,
     writer_buffered: Gauge,
@@ -340,6 +341,8 @@ impl Gauges {
         gauge("writer_chunks", help, &self.writer_chunks);
         let help = "Writes that wait for copiers";
         gauge("writer_waiting", help, &self.writer_waiting);
+        let help = "Writes on their way to the volume";
+        gauge("writer_in_flight", help, &self.writer_in_flight);
         let help = "Sectors in the write-back buffer";
         gauge("writer_buffered_sectors", help, &self.writer_buffered);
         let help = "There is an overlay that can be read";
@@ -400,6 +403,7 @@ impl Gauges {
         set(&self.writer_stable, writer.stable);
         set(&self.writer_chunks, writer.chunks);
         set(&self.writer_waiting, writer.waiting);
+        set(&self.writer_in_flight, writer.in_flight);
         let count = |counter: &Counter, value| counter.inner().store(value, Ordering::Relaxed);
         count(&self.writer_held, writer.held);
         count(&self.writer_requests, writer.requests);

@@ -37,6 +37,8 @@ pub struct WriterState {
     pub held: u64,
     /// Ranges that were asked for, ever.
     pub requests: u64,
+    /// Writes that were let through and have not ended.
+    pub in_flight: u64,
     /// Its write-back buffer, if it has one.
     pub buffer: Option<Buffer>,
 }
@@ -49,7 +51,7 @@ impl WriterState {
         let phase = words.next()?.to_owned();
         let (stable, chunks) = words.nth(1)?.split_once('/')?;
         let mut number = || words.next()?.parse().ok();
-        let (waiting, held, requests) = (number()?, number()?, number()?);
+        let (waiting, held, requests, in_flight) = (number()?, number()?, number()?, number()?);
         let mut buffer = || {
             Some(Buffer {
                 buffered: number()?,
@@ -65,6 +67,7 @@ impl WriterState {
             waiting,
             held,
             requests,
+            in_flight,
             buffer: buffer(),
         })
     }
@@ -139,9 +142,10 @@ mod tests {
             waiting: 1,
             held: 40,
             requests: 12,
+            in_flight: 6,
             buffer: None,
         };
-        let text = "3 open agent 17/2048 1 40 12";
+        let text = "3 open agent 17/2048 1 40 12 6";
         assert_eq!(WriterState::parse(text), Some(state.clone()));
         let more = WriterState::parse(&format!("{text} 5 more"));
         assert_eq!(more, Some(state.clone()));
