@@ -91,7 +91,9 @@ impl Kernel for Fake {
     fn create(&self, name: &str, uuid: &str) -> Result<DevNum> {
         self.ask("create", name)?;
         self.devices.borrow_mut().insert(name.to_owned(), None);
-        self.uuids.borrow_mut().insert(name.to_owned(), uuid.to_owned());
+        self.uuids
+            .borrow_mut()
+            .insert(name.to_owned(), uuid.to_owned());
         Ok(DevNum {
             major: 253,
             minor: 0,

@@ -141,13 +141,7 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
     };
     let name = what.how.name.clone();
     let name = name.unwrap_or_else(|| default_name(what.disk));
-    flow::create(
-        &dm,
-        &node::DevMapper,
-        &name,
-        &uuid(origin.number),
-        &table,
-    )?;
+    flow::create(&dm, &node::DevMapper, &name, &uuid(origin.number), &table)?;
     finish(&dm, &node::DevMapper, &name, interval, &meter)?;
     Ok(Applied {
         exceptions: survey.exceptions,
