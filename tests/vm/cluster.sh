@@ -247,6 +247,28 @@ END
     check n2 n2
 }
 
+# No copier keeps anything, and all are heard of. The volume answers, so it is they, and they are fenced.
+# limit: 200
+t_idle_copiers() {
+    local node
+    cluster
+    kill_agent n1 TERM
+    configure n1 <<END
+keep_patience_ms = $((3000 * ${SLOW:-1}))
+fence = "echo \$DMHOLEY_NODE >>$WORK/fenced; d=\$DMHOLEY_NODE-disk; dmsetup suspend --noflush \$d; dmsetup load \$d --table '0 $(size disk) error'; dmsetup resume \$d"
+END
+    agent n1
+    for node in n2 n3; do
+        change $node-disk "0 $(size disk) delay $D/disk 0 600000 $D/disk 0 0"
+    done
+    scribble n1 disk 2 --ops 50 --max 64
+    equal "$(sort $WORK/fenced)" $'n2\nn3' fenced
+    check disk disk
+    for node in n2 n3; do
+        equal "$(fact n1 ".peers[] | select(.node == \"$node\") | .copier")" null
+    done
+}
+
 # A copier whose COW device is full leaves; the writer and the other copier go on.
 # limit: 200
 t_full_copier() {

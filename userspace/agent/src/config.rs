@@ -37,6 +37,8 @@ struct File {
     metrics: Option<String>,
     /// Fences a copier that is silent.
     fence: Option<String>,
+    #[serde(default = "fence_ms")]
+    fence_ms: u64,
     recycle: Option<recycle::Section>,
     #[serde(default = "beat_ms")]
     beat_ms: u64,
@@ -54,6 +56,10 @@ const fn beat_ms() -> u64 {
 
 const fn patience_ms() -> u64 {
     3000
+}
+
+const fn fence_ms() -> u64 {
+    60_000
 }
 
 const fn keep_patience_ms() -> u64 {
@@ -111,13 +117,15 @@ pub struct Config {
     pub metrics: Option<String>,
     /// A command for the shell that fences the node `$DMHOLEY_NODE`.
     pub fence: Option<String>,
+    /// It is killed after so long.
+    pub fence_limit: Duration,
     /// When this node starts over by itself, if it does.
     pub recycle: Option<Policy>,
     /// Time between two signs of life.
     pub beat: Duration,
     /// After so much silence somebody is suspected.
     pub patience: Duration,
-    /// And so is a copier that has kept nothing for so long, while others do.
+    /// And so is a copier that has kept nothing for so long, while others do or the volume answers.
     pub keep_patience: Duration,
     /// For streams that this node opens.
     pub client: Arc<ClientConfig>,
@@ -190,6 +198,7 @@ impl Config {
             listen: file.listen,
             metrics: file.metrics,
             fence: file.fence,
+            fence_limit: Duration::from_millis(file.fence_ms),
             recycle,
             beat: Duration::from_millis(file.beat_ms),
             patience: Duration::from_millis(file.patience_ms),

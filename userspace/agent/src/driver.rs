@@ -65,6 +65,8 @@ pub enum Order {
     Serve(Ballot),
     /// See [`Action::Detach`].
     Detach,
+    /// See [`Action::ReadVolume`].
+    ReadVolume,
 }
 
 /// The target of this node. It answers through [`Inlets::target`] and [`Inlets::needs`].
@@ -166,7 +168,7 @@ pub struct Queues {
     events: mpsc::Receiver<Event>,
     target: mpsc::Receiver<Input>,
     needs: mpsc::Receiver<(Epoch, Vec<Range>)>,
-    engine: mpsc::Receiver<Command>,
+    pub(crate) engine: mpsc::Receiver<Command>,
     failed: mpsc::Receiver<String>,
     figures: Figures,
 }
@@ -467,8 +469,12 @@ impl<T: Target> Driver<T> {
                 })?,
                 Action::Serve => self.target.act(Order::Serve(self.node.ballot())),
                 Action::Detach => self.target.act(Order::Detach),
+                Action::ReadVolume => self.target.act(Order::ReadVolume),
                 Action::Suspect(node, attachment) => {
-                    warn!("{} is silent; writes wait for it", self.names.name(node));
+                    warn!(
+                        "{} is silent, or keeps nothing; writes wait for it",
+                        self.names.name(node)
+                    );
                     self.report(Report::Suspect(node, attachment));
                 }
                 Action::WriterLost(node) => {

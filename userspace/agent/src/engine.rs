@@ -8,15 +8,25 @@ use crate::driver::Command;
 use crate::driver::Inlets;
 use crate::driver::Report;
 use crate::names::Names;
+use crate::shell;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::event::RoleName;
+use dmholey_cluster::ids::Attachment;
 use dmholey_cluster::ids::NodeId;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use tokio::process;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tracing::error;
 use tracing::info;
+
+/// Time until a node is fenced again that could not be.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What the node has said last.
 #[derive(Clone, Debug)]
@@ -48,6 +58,7 @@ pub(crate) async fn listen(
     told: watch::Sender<News>,
 ) {
     let names = Names::of(&config);
+    let under_way = Arc::default();
     while let Some(report) = reports.recv().await {
         match report {
             Report::Role(role) => {
@@ -61,11 +72,12 @@ pub(crate) async fn listen(
             }
             Report::Suspect(node, attachment) => {
                 let fenced = Input::Fenced(node, Some(attachment));
-                begin_fencing(&config, node, fenced, &inlets);
+                let what = (node, Some(attachment));
+                begin_fencing(&config, &under_way, what, fenced, &inlets);
             }
             Report::Awaited(node, ballot) => {
                 let fenced = Input::FencedFor(node, ballot);
-                begin_fencing(&config, node, fenced, &inlets);
+                begin_fencing(&config, &under_way, (node, None), fenced, &inlets);
             }
             Report::Turn => told.send_modify(|news| news.turns += 1),
             // Who is to be the writer then is for the engine to say.
@@ -74,35 +86,143 @@ pub(crate) async fn listen(
     }
 }
 
-/// Has a node fenced, if there is a command for that.
-fn begin_fencing(config: &Config, node: NodeId, fenced: Input, inlets: &Inlets) {
-    if let Some(command) = config.fence.clone() {
-        let name = config.nodes.get(&node).map(|peer| peer.name.clone());
-        tokio::spawn(fence(
-            command,
-            name.unwrap_or_default(),
-            fenced,
-            inlets.clone(),
-        ));
+/// A node that is to be fenced, and for what: a suspicion of this attachment, or a claim.
+type Fencing = (NodeId, Option<Attachment>);
+
+/// Has a node fenced, if there is a command for that and it does not run already.
+fn begin_fencing(
+    config: &Arc<Config>,
+    under_way: &Arc<Mutex<BTreeSet<Fencing>>>,
+    what: Fencing,
+    fenced: Input,
+    inlets: &Inlets,
+) {
+    if let (Some(text), true) = (config.fence.clone(), lock(under_way).insert(what)) {
+        let (config, under_way, inlets) = (config.clone(), under_way.clone(), inlets.clone());
+        tokio::spawn(async move {
+            let name = config.nodes.get(&what.0).map_or("", |peer| &peer.name);
+            fence(&text, name, config.fence_limit, what, fenced, &inlets).await;
+            lock(&under_way).remove(&what);
+        });
     }
 }
 
-/// Runs the command. Its exit status tells whether the node is fenced.
-async fn fence(command: String, name: String, fenced: Input, inlets: Inlets) {
-    info!("{name} is being fenced");
-    let mut shell = process::Command::new("/bin/sh");
-    shell.args(["-c", &command]).env("DMHOLEY_NODE", &name);
-    let status = shell.status().await;
-    let well = status.as_ref().is_ok_and(|status| status.success());
-    inlets.figures.fence(well);
-    match status {
-        Ok(status) if status.success() => {
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the command, of which the exit status tells whether the node is fenced, until it is or need not be any more.
+async fn fence(
+    text: &str,
+    name: &str,
+    limit: Duration,
+    what: Fencing,
+    fenced: Input,
+    inlets: &Inlets,
+) {
+    loop {
+        info!("{name} is being fenced");
+        let mut command = shell::command(text);
+        command.env("DMHOLEY_NODE", name);
+        let done = shell::run(command, limit).await;
+        inlets.figures.fence(done.is_ok());
+        let Err(error) = done else {
             info!("{name} is fenced");
             if inlets.engine.send(Command::Input(fenced)).await.is_err() {
                 info!("the agent ends");
             }
+            return;
+        };
+        error!("{name} could not be fenced, which is tried again: {text}: {error}");
+        sleep(RETRY).await;
+        if !is_wanted(what, inlets).await {
+            info!("{name} need not be fenced any more");
+            return;
         }
-        Ok(status) => error!("{name} could not be fenced: {status}; writes wait for it"),
-        Err(error) => error!("{command}: {error}; writes wait for {name}"),
+    }
+}
+
+/// Whether somebody still waits for a node to be fenced.
+async fn is_wanted((node, attachment): Fencing, inlets: &Inlets) -> bool {
+    let Some(status) = inlets.status().await else {
+        return false;
+    };
+    let is_that =
+        |&(id, own, _): &(NodeId, Attachment, bool)| (id, Some(own)) == (node, attachment);
+    match attachment {
+        Some(_) => status.suspected.contains(node) && status.members.iter().any(is_that),
+        None => status.waiting.contains(node),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::queues;
+    use crate::driver::Status;
+    use dmholey_cluster::ids::Ballot;
+    use dmholey_cluster::ids::NodeSet;
+    use std::fs;
+
+    const NODE: NodeId = NodeId::new(2).unwrap();
+    const OWN: Attachment = Attachment(7);
+
+    /// How things are at a writer whose copier is node 2, which may be suspected.
+    fn status(is_suspected: bool) -> Status {
+        Status {
+            role: RoleName::Writer,
+            ballot: Ballot::default(),
+            connected: NodeSet::EMPTY,
+            members: vec![(NODE, OWN, true)],
+            suspected: [NODE].into_iter().filter(|_| is_suspected).collect(),
+            outstanding: std::collections::BTreeMap::new(),
+            waiting: NodeSet::EMPTY,
+            merging: false,
+            recycling: None,
+        }
+    }
+
+    /// Fences it by a command that says whom, and fails the first time. What the engine says then.
+    fn fences(is_suspected: bool) -> (Option<Input>, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let said = dir.path().join("said");
+        let path = said.display();
+        let text = format!("echo $DMHOLEY_NODE >> {path}; test $(wc -l < {path}) = 2");
+        let (inlets, mut queues) = queues();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let input = runtime.block_on(async move {
+            let fenced = Input::Fenced(NODE, Some(OWN));
+            let limit = Duration::from_secs(5);
+            let fencing = tokio::spawn(async move {
+                fence(&text, "n2", limit, (NODE, Some(OWN)), fenced, &inlets).await;
+            });
+            let mut last = None;
+            while let Some(command) = queues.engine.recv().await {
+                match command {
+                    Command::Status(answer) => answer.send(status(is_suspected)).unwrap(),
+                    Command::Input(input) => last = Some(input),
+                }
+            }
+            fencing.await.unwrap();
+            last
+        });
+        (input, fs::read_to_string(said).unwrap())
+    }
+
+    #[test]
+    fn a_node_is_fenced_until_it_is() {
+        let (input, said) = fences(true);
+        assert!(matches!(input, Some(Input::Fenced(NODE, Some(OWN)))));
+        assert_eq!(said, "n2\nn2\n");
+    }
+
+    #[test]
+    fn a_node_that_is_heard_of_again_is_left_alone() {
+        let (input, said) = fences(false);
+        assert!(input.is_none());
+        assert_eq!(said, "n2\n");
     }
 }

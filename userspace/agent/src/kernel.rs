@@ -45,10 +45,13 @@ use holey_core::agent::Role;
 use holey_core::format::ChunkSize;
 use holey_core::stable;
 use holey_core::table::MOST_WRITE_BACK;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -75,6 +78,8 @@ use memory::Attached;
 pub use memory::Merging;
 use promote::Promotion;
 
+/// What is read of the volume to see whether it answers, in bytes; no device has larger blocks for direct reads.
+const BLOCK: usize = 4096;
 /// How often a merge, or whether an overlay is still valid, is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How soon the target is told again what it had no room for.
@@ -186,6 +191,24 @@ impl Handle {
     }
 }
 
+/// Reads the first block of a device from the device itself.
+fn read_block(path: &Path) -> io::Result<()> {
+    let file = rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut memory = vec![0; 2 * BLOCK];
+    let start = memory.as_ptr().align_offset(BLOCK);
+    let block = memory
+        .get_mut(start..start.saturating_add(BLOCK))
+        .unwrap_or_default();
+    match rustix::io::pread(&file, block, 0)? {
+        BLOCK => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -196,6 +219,7 @@ struct Worker {
     name: String,
     helper: String,
     volume: DevNum,
+    volume_path: PathBuf,
     cow: DevNum,
     chunk: ChunkSize,
     write_back: Option<u32>,
@@ -265,6 +289,7 @@ impl Worker {
             name: devices.name.clone(),
             helper: devices.helper(),
             volume: volume.number,
+            volume_path: devices.volume.clone(),
             cow: cow.number,
             chunk,
             write_back,
@@ -471,6 +496,7 @@ impl Worker {
             Job::Order(Order::Demote) => self.demote(),
             Job::Order(Order::Serve(ballot)) => self.serve(ballot),
             Job::Order(Order::Detach) => self.detach(),
+            Job::Order(Order::ReadVolume) => self.read_volume(),
             Job::Prepare(attachment, done) => {
                 let prepared = self.prepare();
                 if prepared.is_ok() {
@@ -496,6 +522,29 @@ impl Worker {
         let news = *outcome != done;
         *outcome = done;
         news
+    }
+
+    /// In a thread that may wait for the volume for as long as it likes: there is no other one before it has ended.
+    fn read_volume(&self) {
+        let path = self.volume_path.clone();
+        let target = self.inlets.target.clone();
+        let read = move || {
+            let read = read_block(&path);
+            if let Err(error) = &read {
+                warn!("{} cannot be read: {error}", path.display());
+            }
+            if target
+                .blocking_send(Input::VolumeRead(read.is_ok()))
+                .is_err()
+            {
+                info!("the agent ends");
+            }
+        };
+        let thread = thread::Builder::new().name("dmholey-read".to_owned());
+        if let Err(error) = thread.spawn(read) {
+            warn!("no thread can be made: {error}");
+            self.say(Input::VolumeRead(false));
+        }
     }
 
     fn say(&self, input: Input) {

@@ -14,6 +14,7 @@
 //! | [`control`] | what commands ask of it |
 //! | [`engine`] | what it does about nodes that are silent |
 //! | [`recycle`] | starts over, when an overlay is too large or too old |
+//! | `shell` | runs the commands of the configuration |
 //! | [`observe`] | what the kernel says of its targets |
 //! | [`metrics`] | figures for operators |
 //! | [`http`] | where they are served |
@@ -36,3 +37,4 @@ pub mod observe;
 pub mod port;
 pub mod promises;
 pub mod recycle;
+mod shell;

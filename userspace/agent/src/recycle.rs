@@ -9,17 +9,14 @@ use crate::config::recycle::Policy;
 use crate::control::Control;
 use crate::kernel::memory::age;
 use crate::kernel::memory::Recycling;
+use crate::shell;
+use crate::shell::CommandError;
 use dmholey::dm::status::Usage;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::event::RoleName;
-use rustix::process::kill_process_group;
-use rustix::process::Pid;
-use rustix::process::Signal;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::process::Command;
 use tokio::time::sleep;
-use tokio::time::timeout;
 use tracing::error;
 use tracing::info;
 use tracing::warn;
@@ -95,10 +92,10 @@ async fn start_over(control: &Control, policy: &Policy, reason: &str) -> bool {
     }
     if let Some(command) = &policy.drain {
         let drained = hook(control, policy, "drain", command, reason).await;
-        control.inlets.figures.drain(drained == Hook::Done);
-        if drained != Hook::Done {
+        control.inlets.figures.drain(drained.is_ok());
+        if let Err(error) = drained {
             info!("the application does not let go of the device now; it is tried again");
-            if drained == Hook::Killed {
+            if matches!(error, CommandError::Late(_)) {
                 // It may have let go by half.
                 resume(control, policy, reason).await;
             } else {
@@ -142,7 +139,8 @@ async fn rejoin(control: &Control) {
 
 async fn resume(control: &Control, policy: &Policy, reason: &str) {
     if let Some(command) = &policy.resume {
-        if hook(control, policy, "resume", command, reason).await != Hook::Done {
+        let done = hook(control, policy, "resume", command, reason).await;
+        if done.is_err() {
             error!("the application may not go on: {command}");
         }
     }
@@ -155,51 +153,23 @@ fn forget(control: &Control) {
     }
 }
 
-/// How a command has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hook {
-    Done,
-    Failed,
-    /// It took too long.
-    Killed,
-}
-
-async fn hook(control: &Control, policy: &Policy, what: &str, command: &str, reason: &str) -> Hook {
-    let mut shell = Command::new("/bin/sh");
-    shell
-        .args(["-c", command])
+/// Runs one of the policy's commands.
+async fn hook(
+    control: &Control,
+    policy: &Policy,
+    what: &str,
+    text: &str,
+    reason: &str,
+) -> Result<(), CommandError> {
+    let mut command = shell::command(text);
+    command
         .env("DMHOLEY_CLUSTER", &control.names.cluster)
         .env("DMHOLEY_NODE", control.names.me())
         .env("DMHOLEY_DEVICE", &control.device)
-        .env("DMHOLEY_REASON", reason)
-        .process_group(0);
-    let mut child = match shell.spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            error!("{what}: {command}: {error}");
-            return Hook::Failed;
-        }
-    };
-    let group = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
-    match timeout(policy.limit, child.wait()).await {
-        Ok(Ok(status)) if status.success() => Hook::Done,
-        Ok(Ok(status)) => {
-            info!("{what}: {status}");
-            Hook::Failed
-        }
-        Ok(Err(error)) => {
-            error!("{what}: {command}: {error}");
-            Hook::Failed
-        }
-        Err(_) => {
-            error!(
-                "{what} takes longer than {:?} and is killed: {command}",
-                policy.limit
-            );
-            // It may have ended just now.
-            let _ = group.map(|group| kill_process_group(group, Signal::KILL));
-            let _ = child.wait().await;
-            Hook::Killed
-        }
-    }
+        .env("DMHOLEY_REASON", reason);
+    let done = shell::run(command, policy.limit).await;
+    done.inspect_err(|error| match error {
+        CommandError::Failed(_) => info!("{what}: {error}"),
+        _ => error!("{what}: {text}: {error}"),
+    })
 }

@@ -26,7 +26,7 @@ pub struct Config {
     pub beat: Duration,
     /// After so much silence somebody is suspected.
     pub patience: Duration,
-    /// And so is a copier that has answered no request for so long, while others do.
+    /// And so is a copier that has answered no request for so long, while others do or the volume answers.
     pub keep_patience: Duration,
     /// A writer takes no more requests from its target while so many are not answered.
     pub most_requests: usize,
@@ -60,6 +60,8 @@ pub enum Input {
     /// The writer's target of this ballot has no write on its way to the volume, and will begin none: it was told so,
     /// or the volume takes nothing from it any more.
     Demoted(Ballot),
+    /// What was to be read of the volume was, or could not be.
+    VolumeRead(bool),
 
     /// The engine: become a copier. The target is there, with an empty overlay, and serves nothing yet.
     Attach(Attachment),
@@ -119,6 +121,8 @@ pub enum Action {
     Serve,
     /// The target is to end: nothing is to be read through it any more.
     Detach,
+    /// To be read: any block of the volume, from the volume itself. It is not asked for again before it is answered.
+    ReadVolume,
 
     /// For the engine: a copier has not been heard of, or keeps nothing; writes wait for it until it does or is fenced.
     Suspect(NodeId, Attachment),

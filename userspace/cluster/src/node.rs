@@ -240,6 +240,12 @@ impl Node {
                     self.role = Role::Idle;
                 }
             }
+            Input::VolumeRead(well) => {
+                let patience = self.config.patience;
+                self.as_writer(actions, |writer, _| {
+                    writer.volume_read(well, now, patience);
+                });
+            }
             Input::Attach(attachment) => self.attach(attachment, now, actions),
             Input::Detach => match self.role {
                 Role::Copier(_) => actions.push(Action::Detach),

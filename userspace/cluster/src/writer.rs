@@ -54,6 +54,15 @@ impl Member {
     }
 }
 
+/// Whether the volume answers, if that is of interest: no copier answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Volume {
+    Unasked,
+    /// Since when.
+    Asked(Duration),
+    Answers,
+}
+
 /// What a writer knows.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -67,6 +76,7 @@ pub(crate) struct Writer {
     /// Until the overlay that its target had is in the volume.
     pub(crate) merging: bool,
     since: Duration,
+    volume: Volume,
     /// Whose turn to start over it is, and when they said so last. There is more than one only if one was silent.
     turns: BTreeMap<NodeId, Duration>,
 }
@@ -91,6 +101,7 @@ impl Writer {
             board: Board::default(),
             merging,
             since: now,
+            volume: Volume::Unasked,
             turns: BTreeMap::new(),
         }
     }
@@ -344,8 +355,24 @@ impl Writer {
         self.turns.remove(&node);
     }
 
-    /// Tells who has been silent for too long, or has answered nothing. If nobody answers, it is the volume that they
-    /// wait for; a sole copier has nobody to be compared with.
+    /// What was to be read of the volume was, or could not be.
+    pub(crate) fn volume_read(&mut self, well: bool, now: Duration, patience: Duration) {
+        let Volume::Asked(since) = self.volume else {
+            return;
+        };
+        if well && now.saturating_sub(since) <= patience {
+            self.volume = Volume::Answers;
+        } else {
+            // They have waited for it as well, and have time from now on.
+            self.volume = Volume::Unasked;
+            for member in self.members.values_mut() {
+                member.answered = now;
+            }
+        }
+    }
+
+    /// Tells who has been silent for too long, or has answered nothing. If nobody answers, it may be the volume that they
+    /// wait for, and that is found out first.
     pub(crate) fn suspect(
         &mut self,
         now: Duration,
@@ -360,10 +387,19 @@ impl Writer {
             (now.saturating_sub(since) > keep_patience).then_some(*node)
         };
         let idle: NodeSet = self.members.iter().filter_map(is_idle).collect();
-        let others_answer = idle.iter().count() < self.members.len().max(2);
+        let nobody_answers = idle != NodeSet::EMPTY && idle.iter().count() == self.members.len();
+        match self.volume {
+            Volume::Unasked if nobody_answers => {
+                self.volume = Volume::Asked(now);
+                out.act(Action::ReadVolume);
+            }
+            Volume::Answers if !nobody_answers => self.volume = Volume::Unasked,
+            _ => {}
+        }
+        let volume_answers = !nobody_answers || self.volume == Volume::Answers;
         for (&node, member) in &mut self.members {
             let silent = now.saturating_sub(member.heard) > patience;
-            let is_idle = others_answer && idle.contains(node);
+            let is_idle = volume_answers && idle.contains(node);
             let news = (silent && !member.silent) || (is_idle && !member.idle);
             member.silent |= silent;
             member.idle |= is_idle;

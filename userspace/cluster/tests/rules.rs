@@ -245,20 +245,45 @@ fn who_keeps_nothing_while_others_do_is_suspected() {
 }
 
 #[test]
-fn if_nobody_answers_it_is_the_volume() {
+fn if_nobody_answers_it_may_be_the_volume() {
     let mut subject = asking_writer();
-    assert_eq!(suspects(&mut subject, 100), []);
-    // One is gone; there is nobody to compare the other with.
+    assert_eq!(suspects(&mut subject, 20), []);
+    assert_eq!(suspects(&mut subject, 21), [Action::ReadVolume]);
+    assert_eq!(suspects(&mut subject, 22), []);
+    // It does not answer, or not in time: they have their time anew.
+    for (well, at) in [(false, 23), (true, 50)] {
+        subject.1 = Duration::from_secs(at);
+        assert_eq!(subject.input(Input::VolumeRead(well)), []);
+        assert_eq!(suspects(&mut subject, at + 20), []);
+        assert_eq!(suspects(&mut subject, at + 21), [Action::ReadVolume]);
+    }
+    // It does.
+    assert_eq!(subject.input(Input::VolumeRead(true)), []);
+    let suspect = |node: u8| Action::Suspect(id(node), Attachment(node.into()));
+    assert_eq!(suspects(&mut subject, 72), [suspect(1), suspect(2)]);
+    // Once somebody has answered it is asked anew.
+    subject.hears(1, kept(1));
+    subject.hears(2, kept(2));
+    let chunk = Range { first: 6, len: 1 };
+    subject.input(Input::Need(Epoch(1), vec![chunk]));
+    assert_eq!(suspects(&mut subject, 92), []);
+    assert_eq!(suspects(&mut subject, 93), [Action::ReadVolume]);
+}
+
+#[test]
+fn one_that_has_nobody_to_be_compared_with_is_suspected_too() {
+    let mut subject = asking_writer();
     subject.input(Input::Fenced(id(2), Some(Attachment(2))));
     let suspect = Action::Suspect(id(1), Attachment(1));
-    subject.1 = Duration::from_secs(101);
-    subject.hears(
-        1,
-        Message::Alive {
-            attachment: Attachment(1),
-        },
-    );
-    assert!(subject.input(Input::Tick).contains(&suspect));
+    let mut said = Vec::new();
+    for seconds in [21, 22] {
+        subject.1 = Duration::from_secs(seconds);
+        let attachment = Attachment(1);
+        subject.hears(1, Message::Alive { attachment });
+        said = subject.input(Input::Tick);
+        subject.input(Input::VolumeRead(true));
+    }
+    assert!(said.contains(&suspect), "{said:?}");
 }
 
 /// A writer that has been one for long enough to know whose turn it was.

@@ -67,6 +67,7 @@ fn nobody_sees_what_it_must_not() {
         "promotions to end a merge",
         "stream cut",
         "turns not used",
+        "volume read: no copier answers",
         "writer demoted",
         "writer's agent restarted",
         "writes failed",

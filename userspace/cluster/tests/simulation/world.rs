@@ -499,6 +499,12 @@ impl World {
                 Action::Won(ballot) => self.hosts[node].memory.won = ballot,
                 Action::Serve => self.serve(node)?,
                 Action::Detach => target.detach(&mut effects),
+                Action::ReadVolume => {
+                    self.counts.add("volume read: no copier answers");
+                    let (agents, well) = (self.hosts[node].agents, !self.hosts[node].fenced);
+                    let read = Local::Agent(agents, Input::VolumeRead(well));
+                    self.local(node, 50, 4 * MS, read);
+                }
                 Action::Suspect(peer, attachment) => {
                     self.counts.add("copier suspected");
                     self.suspected(node, usize::from(peer.number()), attachment);

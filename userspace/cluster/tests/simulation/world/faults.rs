@@ -111,11 +111,16 @@ impl World {
                 let stuck = self.random.one_in(4);
                 self.counts
                     .add(if stuck { "copier stuck" } else { "copier slow" });
-                let host = &mut self.hosts[node];
-                if stuck {
-                    host.stuck_until = self.now + 4 * KEEP_PATIENCE;
-                } else {
-                    host.slow_until = self.now + 300 * MS;
+                let all = stuck && self.random.one_in(3);
+                for (number, host) in self.hosts.iter_mut().enumerate() {
+                    if number != node && !all {
+                        continue;
+                    }
+                    if stuck {
+                        host.stuck_until = self.now + 4 * KEEP_PATIENCE;
+                    } else {
+                        host.slow_until = self.now + 300 * MS;
+                    }
                 }
             }
             7 => {
