@@ -16,7 +16,7 @@
 //! | [`listing`] | the manifest of an artifact in a registry, and its address | the same, written again |
 //! | [`store`] | a whole store | loading in the module and reading in the tools, against each other |
 //! | [`summary`] | the summary of a list | its bounds; the same, written again |
-//! | [`message`] | messages of a cluster's nodes | the message, written again; the node that hears it |
+//! | [`message`] | first words and messages of a cluster's nodes | the message, written again; the node that hears it |
 //! | [`program`] | a program of a delta | the lengths of its streams |
 //! | [`record`] | what a target and its agent say | the records, written again; each chunk is asked for once |
 //! | [`tree`] | an archive of a tree, or of a container image | the same, read again; limits |

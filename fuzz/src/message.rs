@@ -7,6 +7,7 @@ use dmholey_cluster::event::Before;
 use dmholey_cluster::event::Config;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::event::Memory;
+use dmholey_cluster::hello::Hello;
 use dmholey_cluster::ids::Attachment;
 use dmholey_cluster::ids::Ballot;
 use dmholey_cluster::ids::Epoch;
@@ -24,9 +25,12 @@ const CHUNKS: u64 = 1000;
 /// A node does no more than this about one message: it may tell its peers, its target and its engine.
 const MOST_ACTIONS: usize = 8;
 
-/// Reads messages, each a length and so many bytes: what is one has to survive being written. A node hears it from a
+/// Reads the first words of a stream, or messages, each a length and so many bytes: what is one has to survive being written. A node hears it from a
 /// peer and must not panic, nor do much about it.
 pub fn message(data: &[u8]) {
+    if let Ok(hello) = Hello::decode(data) {
+        assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+    }
     let mut bytes = Bytes::new(data);
     let mut actions = Vec::new();
     let mut node = node(&mut bytes, &mut actions);

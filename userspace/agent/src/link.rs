@@ -3,12 +3,12 @@
 //! The streams to the peers.
 //!
 //! Of two nodes the one with the higher number connects, and does so again when the stream breaks. What is said over
-//! a stream is a row of frames, each four bytes with its length, highest first, and so many bytes: a [`Hello`], then
+//! a stream is a row of frames, each four bytes with its length, highest first, and so many bytes: a [`Hello`](dmholey_cluster::hello::Hello), then
 //! messages.
 
 use crate::config::Config;
 use crate::config::Peer;
-use crate::hello::Hello;
+use crate::hello;
 use crate::hello::HelloError;
 use bytes::Bytes;
 use dmholey_cluster::ids::NodeId;
@@ -227,14 +227,16 @@ async fn greet(
     config: &Config,
     expected: Option<NodeId>,
 ) -> Result<Peer, LinkError> {
-    frames.send(Bytes::from(Hello::of(config).encode())).await?;
-    let hello = frames.next().await.ok_or(LinkError::Closed)??;
+    frames
+        .send(Bytes::from(hello::own(config).encode()))
+        .await?;
+    let first = frames.next().await.ok_or(LinkError::Closed)??;
     let (_, session) = frames.get_ref().get_ref();
     let certificate: &CertificateDer<'_> = session
         .peer_certificates()
         .and_then(<[_]>::first)
         .ok_or(LinkError::Closed)?;
-    Ok(Hello::check(&hello, config, expected, certificate)?)
+    Ok(hello::check(&first, config, expected, certificate)?)
 }
 
 async fn speak(

@@ -13,6 +13,7 @@
 //! | [`node`] | what a node does about what happens to it |
 //! | [`writer`] | its part while it is the writer |
 //! | [`board`] | requests that not all have answered |
+//! | [`hello`] | the first words on a stream |
 //! | [`message`] | what nodes say to each other, and its bytes |
 //! | [`ids`] | names and numbers |
 //!
@@ -24,6 +25,7 @@
 
 pub mod board;
 pub mod event;
+pub mod hello;
 pub mod ids;
 pub mod message;
 pub mod node;
