@@ -52,8 +52,10 @@ class Member:
 class Fleet:
     """The nodes of a cluster. It is not to be used after something has failed."""
 
-    def __init__(self, cluster, seed, count=3, megabytes=32, cow_factor=1.3):
+    def __init__(self, cluster, seed, count=3, megabytes=32, cow_factor=1.3, write_back=None):
         self.cluster, self.seed = cluster, seed
+        # The size of the writer's buffer in MiB, if it has one.
+        self.write_back = write_back
         # How much longer everything takes here than on an idle machine with KVM; known when it has booted.
         self.slow = 1
         self.sectors = megabytes * 2048
@@ -118,6 +120,7 @@ END
             for other, member in self.members.items()
         )
         patience = round(self.patience * 1000)
+        write_back = f"write_back_mib = {self.write_back}" if self.write_back else ""
         return f"""cluster = "test"
 node = "{name}"
 state = "/var/lib/dmholey"
@@ -131,6 +134,7 @@ chunk_sectors = 8
 name = "{NAME}"
 volume = "/dev/mapper/volume"
 cow = "/dev/mapper/cow"
+{write_back}
 [tls]
 ca = "tls/ca.pem"
 certificate = "tls/{name}.pem"
@@ -194,6 +198,15 @@ key = "tls/{name}.key"
         wait = int(timeout or 60 * self.slow)
         command = f"/run/dmholey --quiet cluster --socket /run/agent.sock --wait {wait} {words}"
         return self.node(name).attempt(command, wait + 60)
+
+    def begin(self, name, words):
+        """The same, and nobody waits for it."""
+        self.cluster.tell(f"{name}: cluster {words} begins")
+        return self.node(name).start(f"/run/dmholey --quiet cluster --socket /run/agent.sock {words}")
+
+    def throttle(self, name, percent):
+        """A merge takes so much of the time there."""
+        self.node(name).run(f"echo {percent} >/sys/module/dm_holey/parameters/snapshot_copy_throttle")
 
     def status(self, name):
         """What the agent says; None if it does not answer."""
@@ -337,6 +350,8 @@ key = "tls/{name}.key"
     def compare_volume(self, writer):
         """The volume, read from outside, is what the application of the writer must see; it is stopped."""
         self.settled(writer)
+        # What is in a write-back buffer is not in the volume before.
+        self.node(writer).run(f"sync /dev/mapper/{NAME}")
         data = os.pread(self.volume.fd, self.sectors * 512, 0)
         bad = self.members[writer].log.differs_now(generations(data, self.seed))
         if bad:

@@ -18,6 +18,8 @@ import lun
 import units
 
 FIRST_SEED = 1
+# What the writer of such a cluster buffers: little, so that it is full now and then.
+WRITE_BACK_MIB = 1
 
 
 def parse(argv):
@@ -43,8 +45,13 @@ def parse(argv):
 
 def tests():
     """All tests: name, what it shows."""
+    return faulty() | singles()
+
+
+def faulty():
+    """Those that share a cluster: in one the writer has a write-back buffer."""
     named = {f"fault/{name}": function for name, function in faults.ALL.items()}
-    return named | singles()
+    return named | {f"write-back/{name}": function for name, function in faults.WRITE_BACK.items()}
 
 
 def singles():
@@ -59,9 +66,10 @@ def chosen(options):
     """The faults of this run, and the tests that have a cluster of their own."""
     names = [name for name in tests() if not options.texts or any(text in name for text in options.texts)]
     alone = [name for name in names if name in singles()]
-    pool = [name.removeprefix("fault/") for name in names if name.startswith("fault/")]
+    pool = [name for name in names if name in faulty()]
     if options.rounds is None:
-        return (pool if options.texts else faults.QUICK), alone
+        quick = [f"fault/{name}" for name in faults.QUICK] + [f"write-back/{name}" for name in faults.QUICK_WRITE_BACK]
+        return (pool if options.texts else quick), alone
     numbers, drawn = random.Random(options.seed), []
     while pool and len(drawn) < options.rounds:
         drawn += numbers.sample(pool, len(pool))
@@ -107,17 +115,18 @@ def explain(error):
 
 
 def run_faults(session, names):
-    """Rounds, in one cluster for as long as nothing fails."""
-    left = list(enumerate(names))
-    while left:
-        with session.machines() as machines:
-            left = run_some(session, machines, left)
+    """Rounds, in two clusters, with and without a write-back buffer, for as long as nothing fails."""
+    for kind, write_back in (("fault", None), ("write-back", WRITE_BACK_MIB)):
+        left = [(number, name) for number, name in enumerate(names) if name.startswith(f"{kind}/")]
+        while left:
+            with session.machines() as machines:
+                left = run_some(session, machines, left, write_back)
 
 
-def run_some(session, machines, left):
+def run_some(session, machines, left, write_back):
     """What is left when something has failed, or nothing."""
-    nodes = fleet.Fleet(machines, session.options.seed)
-    began, name, number = time.monotonic(), "begin", 0
+    nodes = fleet.Fleet(machines, session.options.seed, write_back=write_back)
+    began, name, number = time.monotonic(), f"{left[0][1].partition('/')[0]}/begin", 0
     try:
         faults.begin(nodes)
         session.say(f"{len(nodes.members)} nodes are up and loaded ({machines.options.accel})")
@@ -126,18 +135,18 @@ def run_some(session, machines, left):
                 break
             began = time.monotonic()
             numbers = random.Random(f"{session.options.seed} {number} {name}")
-            machines.tell(f"fault {name}")
-            details = faults.ALL[name](nodes, numbers)
+            machines.tell(name)
+            details = faulty()[name](nodes, numbers)
             faults.heal(nodes)
             faults.check(nodes)
             reports = machines.reports()
             if reports:
                 raise cluster.Failed("a kernel reports:\n" + "\n".join(reports))
-            session.note(f"fault/{name}", began, None, details)
+            session.note(name, began, None, details)
         return []
     except Exception as error:
-        session.note(f"fault/{name}", began, explain(error) + "\n" + last_words(nodes))
-        return [] if name == "begin" or session.is_over() else [(other, each) for other, each in left if other > number]
+        session.note(name, began, explain(error) + "\n" + last_words(nodes))
+        return [] if name.endswith("/begin") or session.is_over() else [(other, each) for other, each in left if other > number]
     finally:
         session.add(nodes.counts | {"sectors compared": nodes.sectors_compared, "fenced by agents": len(nodes.fenced)})
         session.add(nodes.totals())

@@ -35,7 +35,7 @@ def main(paths):
     for name, count in tried.items():
         function = tests().get(name)
         what = function.__doc__.partition(".")[0].strip() if function else name
-        rows.append((name.partition("/")[2], what, f"{count:,}", f"{failed[name]:,}"))
+        rows.append((name, what, f"{count:,}", f"{failed[name]:,}"))
     print(simple(("Fault", "What happens", "Tried", "Failed"), sorted(rows)))
     print()
     print(simple(("Checked", "How often"), [(name, f"{count:,}") for name, count in checked.items()]))
