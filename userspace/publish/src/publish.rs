@@ -56,6 +56,8 @@ use tough::TargetName;
 const LIST: &str = "targets.json";
 /// Bytes digested at a time.
 const BATCH: u64 = 1 << 20;
+/// So many of the last lists of targets and of metadata stay, for caches that have an older timestamp.
+const KEPT: u64 = 16;
 
 /// For how long what is signed is good, and what is withdrawn stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +95,16 @@ struct Before {
     catalog: Catalog,
 }
 
+impl Before {
+    /// The file of its catalog.
+    fn file(&self) -> Option<String> {
+        let name = TargetName::new(CATALOG).ok()?;
+        let target = self.repository.targets().signed.targets.get(&name)?;
+        let digest = Digest(target.hashes.sha256.as_ref().try_into().ok()?);
+        Some(format!("{digest}.{CATALOG}"))
+    }
+}
+
 /// Publishes the newest state of `repository`.
 pub fn publish(
     repository: &Repository,
@@ -120,9 +132,8 @@ pub fn publish(
     }
     let bytes = catalog.encode();
     let digest = Digest::of(&bytes);
-    place
-        .store()
-        .put(&format!("{TARGETS}/{digest}.{CATALOG}"), &bytes)?;
+    let file = format!("{digest}.{CATALOG}");
+    place.store().put(&format!("{TARGETS}/{file}"), &bytes)?;
     let old = before
         .as_ref()
         .map(|b| b.repository.targets().signed.version);
@@ -142,12 +153,13 @@ pub fn publish(
         add(&delta.target(), delta.bytes, delta.sha256)?;
     }
     let targets = keys.sign(targets, &sources)?;
-    let meta = metafile(&targets);
+    let (meta, number) = (metafile(&targets), targets.signed().signed.version.get());
     put(place, &targets)?;
     let snapshot = finish(place, keys, &sources, before.as_ref(), meta, options)?;
     published.version = catalog.last().map(|version| version.number);
     published.snapshot = snapshot;
-    published.removed = remove(&catalog, before.as_ref(), place)?;
+    published.removed = remove(&catalog, file, before.as_ref(), place)?;
+    forget(place, "targets", number)?;
     place.store().commit()?;
     Ok(published)
 }
@@ -225,21 +237,35 @@ fn carry_on(catalog: &mut Catalog, before: Option<&Before>, options: Options) {
             catalog.withdrawn.push(old);
         }
     }
+    if *catalog != before.catalog {
+        let own = before.file().map(|name| Withdrawn { name, since: now });
+        catalog.withdrawn.extend(own);
+    }
 }
 
-/// Removes the files that `before` had and that need not stay.
-fn remove(catalog: &Catalog, before: Option<&Before>, place: &Place) -> Result<Vec<String>> {
+/// Removes the files that `before` had and that need not stay, now that there is this catalog, in this file. Returns
+/// those of deltas.
+fn remove(
+    catalog: &Catalog,
+    file: String,
+    before: Option<&Before>,
+    place: &Place,
+) -> Result<Vec<String>> {
     let Some(before) = before else {
         return Ok(Vec::new());
     };
     let mut stays = catalog.files();
+    stays.insert(file);
     stays.extend(catalog.withdrawn.iter().map(|old| old.name.clone()));
     let mut had = before.catalog.files();
+    had.extend(before.file());
     had.extend(before.catalog.withdrawn.iter().map(|old| old.name.clone()));
     let mut removed = Vec::new();
     for name in had.difference(&stays) {
         place.store().remove(&format!("{TARGETS}/{name}"))?;
-        removed.push(name.clone());
+        if !name.ends_with(CATALOG) {
+            removed.push(name.clone());
+        }
     }
     Ok(removed)
 }
@@ -344,7 +370,22 @@ fn finish(
     }
     put(place, &snapshot)?;
     put(place, &timestamp)?;
-    Ok(snapshot.signed().signed.version.get())
+    let snapshot = snapshot.signed().signed.version.get();
+    forget(place, "snapshot", snapshot)?;
+    Ok(snapshot)
+}
+
+/// Removes the metadata of a role that is so old that no cache has a timestamp that leads there.
+fn forget(place: &Place, role: &str, newest: u64) -> Result<()> {
+    // All before have been removed when they were the first of these.
+    for version in (1..=newest.saturating_sub(KEPT)).rev() {
+        let name = format!("{METADATA}/{version}.{role}.json");
+        if place.store().size(&name)?.is_none() {
+            break;
+        }
+        place.store().remove(&name)?;
+    }
+    Ok(())
 }
 
 /// What the metadata above tells about this one.

@@ -236,7 +236,8 @@ fn what_is_withdrawn_stays_for_a_while() {
     assert_eq!(published.removed, Vec::<String>::new());
     assert!(file.exists());
     let catalog = lab.client().unwrap();
-    assert_eq!((catalog.deltas.len(), catalog.withdrawn.len()), (1, 1));
+    // The other ones are catalogs.
+    assert_eq!((catalog.deltas.len(), catalog.withdrawn.len()), (1, 3));
     lab.options.now += DAY * 6;
     lab.publish().unwrap();
     assert!(file.exists());
@@ -244,6 +245,32 @@ fn what_is_withdrawn_stays_for_a_while() {
     let published = lab.publish().unwrap();
     assert_eq!(published.removed, [before.deltas[0].file()]);
     assert!(!file.exists());
+    // The first two catalogs are gone with it, and nothing else is there than what is offered or withdrawn.
+    let catalog = lab.client().unwrap();
+    assert_eq!((catalog.deltas.len(), catalog.withdrawn.len()), (1, 1));
+    assert_eq!(fs::read_dir(lab.path("web/targets")).unwrap().count(), 3);
+}
+
+#[test]
+fn old_metadata_goes() {
+    let lab = Lab::new();
+    for _ in 0..20 {
+        lab.publish().unwrap();
+        refresh(&lab.place(), &lab.keys(), lab.options).unwrap();
+    }
+    let names = |role: &str| {
+        let files = fs::read_dir(lab.path("web/metadata")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut numbers: Vec<u32> = names
+            .filter_map(|name| name.strip_suffix(role)?.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!(names(".targets.json"), (6..=21).collect::<Vec<_>>());
+    assert_eq!(names(".snapshot.json"), (26..=41).collect::<Vec<_>>());
+    assert_eq!(names(".root.json"), [1]);
+    lab.client().unwrap();
 }
 
 #[test]
