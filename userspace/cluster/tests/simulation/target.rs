@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The target in the kernel of a node, as far as the protocol can tell.
+//! The target in the kernel of a node, and what its agent does with it.
 //!
 //! What it does to the volume it says as an [`Effect`]; the world does it, with delays, and tells it of the end.
 
+mod merge;
+mod remote;
+mod write_back;
+mod writer;
+
 use dmholey_cluster::event::Before;
+use dmholey_cluster::event::Content;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::ids::Attachment;
 use dmholey_cluster::ids::Ballot;
@@ -12,63 +18,127 @@ use dmholey_cluster::ids::Epoch;
 use dmholey_cluster::ids::Range;
 use dmholey_cluster::ids::Seq;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+pub(crate) use writer::Writer;
 
 pub(crate) type Chunk = u64;
 pub(crate) type Value = u64;
 pub(crate) type Overlay = BTreeMap<Chunk, Value>;
 
+/// What differs from seed to seed, and not from node to node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Chunks of the volume.
+    pub(crate) chunks: u64,
+    /// Ranges that wait for an agent, at most.
+    pub(crate) ring: usize,
+    /// How far ahead of a sequential writer is asked.
+    pub(crate) most_ahead: u64,
+    /// Ranges that an agent fetches at a time.
+    pub(crate) fetched: usize,
+    /// Requests that a writer's agent has unanswered, at most.
+    pub(crate) most_requests: usize,
+    /// Chunks of the write-back buffer, if there is one.
+    pub(crate) buffer: Option<usize>,
+    /// Chunks of the longest write.
+    pub(crate) longest: u64,
+    /// The volume fails, now and then.
+    pub(crate) errors: bool,
+}
+
 /// Who waits for a write to the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     Application,
+    Buffer,
     Merge,
+}
+
+/// How a write to the volume has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Landing {
+    Done,
+    Failed,
+    /// Because of who sent it.
+    Refused,
+}
+
+/// A piece of a write of the application: all its chunks get the same value, which no other write has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Write {
+    pub(crate) first: Chunk,
+    /// Behind the last one.
+    pub(crate) end: Chunk,
+    pub(crate) value: Value,
+    /// It has to be on the volume when it ends.
+    pub(crate) fua: bool,
+}
+
+/// What a target does in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Drain,
+    Sweep,
+    Attend,
+    /// Its agent fetches what it is to know.
+    Fetch,
 }
 
 /// What a target wants of the world.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Writes to the volume.
-    Write(Chunk, Value, Cause),
+    /// Writes one chunk of a write to the volume.
+    Write(u64, Chunk, Value, Cause),
     /// Tells its agent.
     Tell(Input),
-    /// A write of the application has ended, well or not.
-    Written(Chunk, Value, bool),
+    /// A write of the application has ended, well or not, and whether some of it is in the buffer only.
+    Written(Write, bool, bool),
+    /// So has a flush.
+    Flushed(u64, bool),
+    /// What was acknowledged of these chunks, and was not flushed, is lost.
+    Lost(Vec<Chunk>),
     /// The chunks of this request are to be read from the volume.
     Keep(Ballot, Seq, Range),
     /// Writes what changes nothing, to see whether the volume takes it.
-    Probe(Ballot, Epoch),
+    Probe(Epoch),
     /// The writes of older epochs have ended: whoever joined sees the volume as it is now.
     Drained(Ballot, Epoch),
-    /// All of the overlay is in the volume.
+    /// A part of the overlay is in the volume.
+    Listed,
+    /// All of it is.
     Merged,
+    /// It could not be written there.
+    MergeFailed,
+    /// Soon.
+    Work(Work),
+    Count(&'static str),
 }
 
+/// A write of the application that has not ended.
 #[derive(Debug)]
-pub(crate) struct Writer {
-    pub(crate) ballot: Ballot,
-    pub(crate) epoch: Epoch,
-    stable: BTreeSet<Chunk>,
-    held: BTreeMap<Chunk, Vec<(Value, Cause)>>,
-    asked: BTreeSet<Chunk>,
-    under_way: u32,
-    draining: bool,
-    demoting: bool,
-    merging: BTreeSet<Chunk>,
-    merged: bool,
+struct Open {
+    write: Write,
+    pieces: usize,
+    well: bool,
+    buffered: bool,
 }
 
 /// A target, or none.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Target {
     pub(crate) attachment: Option<Attachment>,
     pub(crate) serving: bool,
+    /// The application gets errors.
     pub(crate) ended: bool,
+    /// That is because the overlay is lost: also for reads that have begun before.
+    pub(crate) lost: bool,
+    /// It is to go when nothing is read through it any more; its agent is told this then.
+    leaving: Option<Input>,
     pub(crate) followed: Ballot,
     pub(crate) overlay: Overlay,
     /// Reads that are on their way to the volume.
     pub(crate) reading: BTreeMap<Chunk, u32>,
-    pub(crate) writer: Option<Writer>,
+    pub(crate) writer: Option<Box<Writer>>,
+    writes: BTreeMap<Value, Open>,
 }
 
 impl Target {
@@ -82,7 +152,9 @@ impl Target {
     /// What an agent finds that has just started.
     pub(crate) fn before(&self) -> Before {
         match (&self.writer, self.attachment) {
-            (Some(writer), _) => Before::Writer(writer.ballot, writer.epoch, !writer.merged),
+            (Some(writer), _) => {
+                Before::Writer(writer.ballot, writer.epoch(), !writer.merge.is_done())
+            }
             (None, Some(attachment)) if self.serving && !self.ended => {
                 Before::Copier(attachment, self.followed)
             }
@@ -105,231 +177,256 @@ impl Target {
         self.is_writer() && !self.overlay.is_empty()
     }
 
+    /// Its agent has ended it, and reads are waited for.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// Writes that wait, and flushes.
     pub(crate) fn held(&self) -> usize {
-        self.writer.as_ref().map_or(0, |writer| writer.held.len())
+        self.writer.as_ref().map_or(0, |writer| writer.held())
+    }
+
+    // --- the writer's ---
+
+    /// Whether it has what is to become the volume.
+    pub(crate) fn has(&self, content: Content, listed: bool) -> bool {
+        match content {
+            Content::Volume => self.writer.is_none(),
+            Content::View => self.attachment.is_some() && !self.ended,
+            Content::List => self.writer.is_none() && listed,
+            Content::AsItIs => self.writer.is_some(),
+        }
     }
 
     /// Becomes the writer's, with what is in the overlay still to be merged.
-    pub(crate) fn promote(&mut self, ballot: Ballot, epoch: Epoch, effects: &mut Vec<Effect>) {
-        self.attachment = None;
-        if let Some(writer) = &mut self.writer {
-            writer.ballot = ballot;
-            self.turn(epoch, effects);
-            return;
-        }
-        self.writer = Some(Writer {
-            ballot,
-            epoch,
-            stable: BTreeSet::new(),
-            held: BTreeMap::new(),
-            asked: BTreeSet::new(),
-            under_way: 0,
-            draining: false,
-            demoting: false,
-            merging: BTreeSet::new(),
-            merged: false,
-        });
-        self.turn(epoch, effects);
-        self.merge(effects);
-    }
-
-    /// A new epoch.
-    pub(crate) fn turn(&mut self, epoch: Epoch, effects: &mut Vec<Effect>) {
-        if let Some(writer) = &mut self.writer {
-            writer.epoch = epoch;
-            writer.stable.clear();
-            writer.asked.clear();
-            writer.draining = true;
-        }
-        self.drain(effects);
-    }
-
-    fn drain(&mut self, effects: &mut Vec<Effect>) {
-        let Some(writer) = &mut self.writer else {
-            return;
-        };
-        if writer.under_way > 0 {
-            return;
-        }
-        if writer.demoting {
-            effects.push(Effect::Tell(Input::Demoted(writer.ballot)));
-            self.writer = None;
-            self.serving = false;
-            return;
-        }
-        if writer.draining {
-            effects.push(Effect::Probe(writer.ballot, writer.epoch));
-        }
-    }
-
-    /// The volume has taken a probe, or has not.
-    pub(crate) fn probed(
+    pub(crate) fn promote(
         &mut self,
         ballot: Ballot,
         epoch: Epoch,
-        well: bool,
-        effects: &mut Vec<Effect>,
+        settings: &Settings,
+        out: &mut Vec<Effect>,
     ) {
-        let is_due = |writer: &&mut Writer| {
-            (writer.ballot, writer.epoch, writer.draining) == (ballot, epoch, true)
-        };
-        let Some(writer) = self.writer.as_mut().filter(is_due) else {
-            return;
-        };
-        if !well {
-            self.demote(effects);
-            return;
+        self.attachment = None;
+        self.serving = true;
+        if let Some(writer) = &mut self.writer {
+            writer.ballot = ballot;
+        } else {
+            self.writer = Some(Box::new(Writer::new(ballot, settings)));
         }
-        writer.draining = false;
-        effects.push(Effect::Drained(writer.ballot, writer.epoch));
-        effects.push(Effect::Tell(Input::Drained(writer.epoch)));
-        let chunks: Vec<Chunk> = writer.held.keys().copied().collect();
-        for chunk in chunks {
-            writer.ask(chunk, effects);
+        if let Some(writer) = &mut self.writer {
+            writer.remote.bind();
+        }
+        self.turn(epoch, out);
+        self.merge(out);
+    }
+
+    /// It cannot: it ends.
+    pub(crate) fn refuse(&mut self, ballot: Ballot, out: &mut Vec<Effect>) {
+        if let Some(writer) = &mut self.writer {
+            writer.ballot = ballot;
+            self.demote(out);
+        } else {
+            self.leave(Input::Demoted(ballot), out);
         }
     }
 
-    pub(crate) fn stable(&mut self, epoch: Epoch, ranges: &[Range], effects: &mut Vec<Effect>) {
-        let Some(writer) = self.writer.as_mut().filter(|writer| writer.epoch == epoch) else {
-            return;
-        };
-        for chunk in ranges.iter().flat_map(|range| range.chunks()) {
-            writer.stable.insert(chunk);
-            for (value, cause) in writer.held.remove(&chunk).unwrap_or_default() {
-                writer.under_way += 1;
-                effects.push(Effect::Write(chunk, value, cause));
-            }
+    /// A new epoch.
+    pub(crate) fn turn(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
+        if let Some(writer) = &mut self.writer {
+            writer.remote.begin_epoch(epoch, out);
         }
     }
+
+    /// Its agent has ended.
+    pub(crate) fn unbind(&mut self) {
+        if let Some(writer) = &mut self.writer {
+            writer.remote.unbind();
+        }
+    }
+
+    pub(crate) fn demote(&mut self, out: &mut Vec<Effect>) {
+        let Some(writer) = &mut self.writer else {
+            return;
+        };
+        let failed = writer.demote(out);
+        for write in failed {
+            self.ends(write, false, false, out);
+        }
+        self.end_demoted(out);
+    }
+
+    fn end_demoted(&mut self, out: &mut Vec<Effect>) {
+        let is_over = |writer: &Writer| writer.demoting && writer.jobs.is_empty();
+        if let Some(ballot) = self
+            .writer
+            .as_ref()
+            .filter(|writer| is_over(writer) && self.reading.is_empty())
+            .map(|writer| writer.ballot)
+        {
+            out.push(Effect::Tell(Input::Demoted(ballot)));
+            self.writer = None;
+            self.serving = false;
+        }
+    }
+
+    // --- the application ---
 
     /// The application writes. A copier's write, and one to what is still to be merged, ends at once.
-    pub(crate) fn write(&mut self, chunk: Chunk, value: Value, effects: &mut Vec<Effect>) {
-        let in_overlay = self.overlay.contains_key(&chunk);
+    pub(crate) fn write(&mut self, write: Write, out: &mut Vec<Effect>) {
+        let pieces = self.pieces(write);
+        let open = Open {
+            write,
+            pieces: pieces.len(),
+            well: true,
+            buffered: false,
+        };
+        self.writes.insert(write.value, open);
+        for piece in pieces {
+            self.write_piece(piece, out);
+        }
+    }
+
+    /// As the core splits it: what lies in one place, and no more than a buffer takes at a time.
+    fn pieces(&self, write: Write) -> Vec<Write> {
+        let mut pieces: Vec<Write> = Vec::new();
+        let most = self
+            .writer
+            .as_ref()
+            .map_or(u64::MAX, |writer| writer.longest());
+        for chunk in write.first..write.end {
+            match pieces.last_mut() {
+                Some(last)
+                    if self.place(chunk) == self.place(last.first)
+                        && last.end - last.first < most =>
+                {
+                    last.end = chunk + 1;
+                }
+                _ => pieces.push(Write {
+                    first: chunk,
+                    end: chunk + 1,
+                    ..write
+                }),
+            }
+        }
+        pieces
+    }
+
+    /// Whether a chunk is written to in the overlay, and whether it is being merged.
+    fn place(&self, chunk: Chunk) -> (bool, bool) {
+        match &self.writer {
+            Some(writer) => (
+                self.overlay.contains_key(&chunk),
+                writer.merge.has_published(chunk),
+            ),
+            None => (true, false),
+        }
+    }
+
+    fn write_piece(&mut self, piece: Write, out: &mut Vec<Effect>) {
+        let place = self.place(piece.first);
         match &mut self.writer {
-            Some(writer) if !in_overlay => {
-                writer.write(chunk, value, Cause::Application, effects);
+            Some(writer) if place.1 => writer.merge.hold(piece),
+            Some(writer) if !place.0 => {
+                if writer.write(piece, out) {
+                    self.ends(piece, true, true, out);
+                }
             }
             _ => {
-                self.overlay.insert(chunk, value);
-                effects.push(Effect::Written(chunk, value, true));
-            }
-        }
-    }
-
-    /// A write to the volume has ended.
-    pub(crate) fn landed(
-        &mut self,
-        chunk: Chunk,
-        value: Value,
-        cause: Cause,
-        well: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        if let Some(writer) = &mut self.writer {
-            writer.under_way -= 1;
-            match cause {
-                Cause::Application => effects.push(Effect::Written(chunk, value, well)),
-                Cause::Merge => {
-                    writer.merging.remove(&chunk);
-                    // What was written meanwhile is still to be merged.
-                    if well && self.overlay.get(&chunk) == Some(&value) {
-                        self.overlay.remove(&chunk);
-                    }
+                for chunk in piece.first..piece.end {
+                    self.overlay.insert(chunk, piece.value);
                 }
+                self.ends(piece, true, false, out);
             }
         }
-        self.merge(effects);
-        self.drain(effects);
     }
 
-    fn merge(&mut self, effects: &mut Vec<Effect>) {
-        const WINDOW: usize = 4;
-        let Some(writer) = self.writer.as_mut().filter(|writer| !writer.demoting) else {
+    /// A piece has ended.
+    fn ends(&mut self, piece: Write, well: bool, buffered: bool, out: &mut Vec<Effect>) {
+        let Some(open) = self.writes.get_mut(&piece.value) else {
             return;
         };
-        if self.overlay.is_empty() && !std::mem::replace(&mut writer.merged, true) {
-            effects.push(Effect::Merged);
-            effects.push(Effect::Tell(Input::Merged));
-        }
-        for (&chunk, &value) in &self.overlay {
-            if writer.merging.len() == WINDOW {
-                break;
-            }
-            if writer.merging.insert(chunk) {
-                writer.write(chunk, value, Cause::Merge, effects);
-            }
+        open.pieces -= 1;
+        open.well &= well;
+        open.buffered |= buffered;
+        if open.pieces == 0 {
+            let (write, well, buffered) = (open.write, open.well, open.buffered);
+            self.writes.remove(&piece.value);
+            out.push(Effect::Written(write, well, buffered));
         }
     }
 
-    pub(crate) fn demote(&mut self, effects: &mut Vec<Effect>) {
-        if let Some(writer) = &mut self.writer {
-            writer.demoting = true;
-            for (chunk, writes) in std::mem::take(&mut writer.held) {
-                for (value, cause) in writes {
-                    if cause == Cause::Application {
-                        effects.push(Effect::Written(chunk, value, false));
-                    }
-                }
-            }
+    pub(crate) fn flush(&mut self, id: u64, out: &mut Vec<Effect>) {
+        match self
+            .writer
+            .as_mut()
+            .and_then(|writer| writer.buffer.as_mut())
+        {
+            Some(buffer) => buffer.flush(id, out),
+            None => out.push(Effect::Flushed(id, true)),
         }
-        self.drain(effects);
     }
 
-    pub(crate) fn keep(
-        &mut self,
-        ballot: Ballot,
-        requests: Vec<(Seq, Range)>,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.followed = self.followed.max(ballot);
-        let keep = |(seq, range)| Effect::Keep(ballot, seq, range);
-        effects.extend(requests.into_iter().map(keep));
+    /// Its device is suspended and resumed.
+    pub(crate) fn resumed(&mut self, out: &mut Vec<Effect>) {
+        let writer = self.writer.as_mut();
+        let failed = writer.and_then(|writer| Some(writer.buffer.as_mut()?.resumed(out)));
+        for write in failed.unwrap_or_default() {
+            self.ends(write, false, false, out);
+        }
     }
 
-    /// Ends it, or finds that it has to: the application gets errors from here on.
-    pub(crate) fn detach(&mut self, effects: &mut Vec<Effect>) {
-        self.ended = true;
-        if let Some(attachment) = self.attachment.filter(|_| self.reading.is_empty()) {
-            *self = Self::default();
-            effects.push(Effect::Tell(Input::Detached(attachment)));
-        }
+    /// What a read finds without a look at the volume.
+    pub(crate) fn look(&self, chunk: Chunk) -> Option<Value> {
+        let writer = self.writer.as_ref();
+        let buffered = writer.and_then(|writer| writer.buffer.as_ref()?.read(chunk));
+        buffered.or_else(|| self.overlay.get(&chunk).copied())
     }
 
     pub(crate) fn read_begins(&mut self, chunk: Chunk) {
         *self.reading.entry(chunk).or_default() += 1;
     }
 
-    pub(crate) fn read_ends(&mut self, chunk: Chunk, effects: &mut Vec<Effect>) {
+    pub(crate) fn read_ends(&mut self, chunk: Chunk, out: &mut Vec<Effect>) {
         if let Some(count) = self.reading.get_mut(&chunk) {
             *count -= 1;
             if *count == 0 {
                 self.reading.remove(&chunk);
             }
         }
-        if self.ended {
-            self.detach(effects);
+        if let Some(last) = self.leaving.take() {
+            self.leave(last, out);
+        }
+        self.end_demoted(out);
+    }
+
+    // --- the copier's ---
+
+    pub(crate) fn keep(
+        &mut self,
+        ballot: Ballot,
+        requests: Vec<(Seq, Range)>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.followed = self.followed.max(ballot);
+        let keep = |(seq, range)| Effect::Keep(ballot, seq, range);
+        out.extend(requests.into_iter().map(keep));
+    }
+
+    /// Ends it.
+    pub(crate) fn detach(&mut self, out: &mut Vec<Effect>) {
+        if let Some(attachment) = self.attachment {
+            self.leave(Input::Detached(attachment), out);
         }
     }
-}
 
-impl Writer {
-    fn write(&mut self, chunk: Chunk, value: Value, cause: Cause, effects: &mut Vec<Effect>) {
-        if self.stable.contains(&chunk) && !self.draining {
-            self.under_way += 1;
-            effects.push(Effect::Write(chunk, value, cause));
+    fn leave(&mut self, last: Input, out: &mut Vec<Effect>) {
+        self.ended = true;
+        if self.reading.is_empty() {
+            *self = Self::default();
+            out.push(Effect::Tell(last));
         } else {
-            self.held.entry(chunk).or_default().push((value, cause));
-            self.ask(chunk, effects);
-        }
-    }
-
-    fn ask(&mut self, chunk: Chunk, effects: &mut Vec<Effect>) {
-        if !self.draining && self.asked.insert(chunk) {
-            let range = Range {
-                first: chunk,
-                len: 1,
-            };
-            effects.push(Effect::Tell(Input::Need(self.epoch, vec![range])));
+            self.leaving = Some(last);
         }
     }
 }

@@ -5,19 +5,20 @@
 //! Time is in microseconds. All that happens is an event; the seed decides when. A node that is paused gets its events
 //! later, in their order; what it has sent to the volume lands all the same, until it is fenced.
 
+use crate::model::Mark;
 use crate::model::View;
 use crate::random::Random;
 use crate::target::Cause;
 use crate::target::Chunk;
-use crate::target::Effect;
+use crate::target::Landing;
 use crate::target::Overlay;
+use crate::target::Settings;
 use crate::target::Target;
 use crate::target::Value;
-use dmholey_cluster::event::Action;
+use crate::target::Work;
 use dmholey_cluster::event::Config;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::event::Memory;
-use dmholey_cluster::event::Refusal;
 use dmholey_cluster::event::RoleName;
 use dmholey_cluster::ids::Attachment;
 use dmholey_cluster::ids::Ballot;
@@ -31,13 +32,14 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+mod agents;
+mod application;
 mod engine;
 mod faults;
 mod recycle;
 mod streams;
 mod volume;
 
-pub(crate) const CHUNKS: u64 = 24;
 const MS: u64 = 1000;
 const BEAT: u64 = 20 * MS;
 const PATIENCE: u64 = 120 * MS;
@@ -49,6 +51,10 @@ const POLICY_ENDS: u64 = 10_500 * MS;
 const ALL_ENDS: u64 = 12_000 * MS;
 /// A claim that waits for longer has those fenced that it waits for.
 const CLAIM_PATIENCE: u64 = 200 * MS;
+/// Agents look at their targets so often.
+const LOOK: u64 = 150 * MS;
+/// No flush waits for longer at the end.
+const FLUSH_PATIENCE: u64 = 500 * MS;
 
 /// How often something was tried.
 #[derive(Debug, Default)]
@@ -71,8 +77,8 @@ enum Event {
     /// At a node, while it runs: lost when it is started anew.
     Local(usize, u64, Local),
     /// A write reaches the volume. (Node, its boot, ...)
-    Land(usize, u64, Chunk, Value, Cause),
-    Probe(usize, u64, Ballot, Epoch),
+    Land(usize, u64, u64, Chunk, Value, Cause),
+    Probe(usize, u64, Epoch),
     /// A stream could be there again.
     Connect(usize, usize),
     Reboot(usize, u64),
@@ -90,8 +96,13 @@ enum Local {
     Tick(u64),
     Agent(u64, Input),
     StartAgent,
-    Landed(Chunk, Value, Cause, bool),
-    Probed(Ballot, Epoch, bool),
+    Landed(u64, Landing),
+    Probed(Epoch, bool),
+    Work(Work),
+    /// The agent looks whether the overlay of this attachment is lost,
+    Look(Attachment),
+    /// or has a merge tried again that has failed.
+    MergeAgain,
     Keep(Option<Attachment>, Ballot, Seq, Range),
     Read(Chunk),
     Application,
@@ -112,12 +123,22 @@ struct Host {
     store: Option<Overlay>,
     view: Option<View>,
     busy: BTreeSet<Chunk>,
+    /// Where it goes on to write in a row, and how many more writes that are.
+    row: (Chunk, u64),
+    /// Flushes under way: what was acknowledged when they began, and when that was.
+    flushes: BTreeMap<u64, (Mark, u64)>,
+    /// Something that was acknowledged is lost, and no flush has failed since.
+    untold: bool,
+    /// Work of the target that is to be done.
+    queued: Vec<Work>,
     paused_until: u64,
     slow_until: u64,
     /// It answers no request before.
     stuck_until: u64,
-    /// The volume takes nothing from it.
+    /// The volume takes nothing from it,
     fenced: bool,
+    /// and says why.
+    refused: bool,
     /// On its disk: what its agents have promised.
     memory: Memory,
     /// When its kernel has told its agent the last thing.
@@ -143,6 +164,7 @@ struct Stream {
 
 pub(crate) struct World {
     random: Random,
+    settings: Settings,
     now: u64,
     queue: BTreeMap<(u64, u64), Event>,
     events: u64,
@@ -166,6 +188,20 @@ pub(crate) struct World {
 
 type Outcome = Result<(), String>;
 
+fn settings(random: &mut Random) -> Settings {
+    let mut pick = |from: &[u64]| from[random.below(from.len() as u64) as usize];
+    Settings {
+        chunks: pick(&[24, 24, 24, 24, 24, 100]),
+        ring: pick(&[1, 2, 4, 64]) as usize,
+        most_ahead: pick(&[2, 4, 8, 24]),
+        fetched: pick(&[1, 4, 64]) as usize,
+        most_requests: pick(&[2, 8, 1 << 20]) as usize,
+        buffer: Some(pick(&[0, 0, 0, 0, 2, 4, 16]) as usize).filter(|&slots| slots != 0),
+        longest: pick(&[1, 3, 6]),
+        errors: pick(&[0, 1]) == 1,
+    }
+}
+
 impl World {
     pub(crate) fn new(seed: u64, trace: bool) -> Self {
         let mut random = Random::new(seed);
@@ -179,23 +215,30 @@ impl World {
             store: None,
             view: None,
             busy: BTreeSet::new(),
+            row: (0, 0),
+            flushes: BTreeMap::new(),
+            untold: false,
+            queued: Vec::new(),
             paused_until: 0,
             slow_until: 0,
             stuck_until: 0,
             fenced: false,
+            refused: false,
             memory: Memory::default(),
             told: 0,
             turn: false,
             disturbed: 0,
         };
+        let settings = settings(&mut random);
         let mut world = Self {
             random,
+            settings,
             now: 0,
             queue: BTreeMap::new(),
             events: 0,
             hosts: (0..nodes).map(host).collect(),
             streams: BTreeMap::new(),
-            disk: (0..CHUNKS).collect(),
+            disk: (0..settings.chunks).collect(),
             writer: None,
             promoted_at: 0,
             half_merged: None,
@@ -258,6 +301,10 @@ impl World {
             if host.target.held() > 8 || host.target.is_merging() {
                 return Err(format!("node {node} holds back writes for good"));
             }
+            let is_late = |&(_, since): &(Mark, u64)| since + FLUSH_PATIENCE < self.now;
+            if host.flushes.values().any(is_late) {
+                return Err(format!("node {node} does not end a flush"));
+            }
         }
         Ok(())
     }
@@ -298,14 +345,15 @@ impl World {
                 }
                 self.at_node(node, what)
             }
-            Event::Land(node, boot, chunk, value, cause) => {
-                self.land(node, boot, chunk, value, cause)
+            Event::Land(node, boot, job, chunk, value, cause) => {
+                self.land(node, boot, job, chunk, value, cause)
             }
-            Event::Probe(node, boot, ballot, epoch) => {
+            Event::Probe(node, boot, epoch) => {
                 let host = &self.hosts[node];
-                let well = !host.fenced;
                 if host.boot == boot && host.alive {
-                    self.local(node, 10, 500, Local::Probed(ballot, epoch, well));
+                    let fails = self.fails(20, "disk error: probe");
+                    let well = !self.hosts[node].fenced && !fails;
+                    self.local(node, 10, 500, Local::Probed(epoch, well));
                 }
                 Ok(())
             }
@@ -358,11 +406,11 @@ impl World {
                         .filter(|&peer| peer != node)
                         .map(id)
                         .collect(),
-                    chunks: CHUNKS,
+                    chunks: self.settings.chunks,
                     beat: Duration::from_micros(BEAT),
                     patience: Duration::from_micros(PATIENCE),
                     keep_patience: Duration::from_micros(KEEP_PATIENCE),
-                    most_requests: 1 << 20,
+                    most_requests: self.settings.most_requests,
                 };
                 let host = &mut self.hosts[node];
                 let mut actions = Vec::new();
@@ -425,19 +473,21 @@ impl World {
                 }
                 Ok(())
             }
-            Local::Landed(chunk, value, cause, well) => {
-                let mut effects = Vec::new();
-                self.hosts[node]
-                    .target
-                    .landed(chunk, value, cause, well, &mut effects);
-                self.effects(node, effects)
+            Local::Landed(job, landing) => {
+                self.at_target(node, |target, out| target.landed(job, landing, out))
             }
-            Local::Probed(ballot, epoch, well) => {
-                let mut effects = Vec::new();
-                let target = &mut self.hosts[node].target;
-                target.probed(ballot, epoch, well, &mut effects);
-                self.effects(node, effects)
+            Local::Probed(epoch, well) => {
+                self.at_target(node, |target, out| target.probed(epoch, well, out))
             }
+            Local::Work(work) => self.work(node, work),
+            Local::Look(attachment) => {
+                let target = &self.hosts[node].target;
+                if target.attachment == Some(attachment) && target.lost {
+                    self.at_target(node, Target::detach)?;
+                }
+                Ok(())
+            }
+            Local::MergeAgain => self.at_target(node, Target::merge_again),
             Local::Keep(attachment, ballot, seq, range) => {
                 if self.hosts[node].target.attachment == attachment {
                     self.keep(node, ballot, seq, range)?;
@@ -449,222 +499,5 @@ impl World {
             Local::Drained(well) => self.drained(node, well),
             Local::Rejoin(old) => self.rejoins(node, old),
         }
-    }
-
-    // --- agents and targets ---
-
-    fn input(&mut self, node: usize, input: Input) -> Outcome {
-        let now = Duration::from_micros(self.now);
-        let mut actions = Vec::new();
-        if let Some(agent) = &mut self.hosts[node].agent {
-            let before = agent.role();
-            agent.handle(input.clone(), now, &mut actions);
-            let after = agent.role();
-            if before != after || !actions.is_empty() {
-                self.note(|| format!("node {node}: {input:?}: {before:?} -> {after:?}"));
-            }
-        }
-        if let Input::Message(_, Message::Join { attachment }) = input {
-            for action in &actions {
-                if let Action::Epoch(epoch) = action {
-                    let ballot = self.hosts[node].agent.as_ref().map(Node::ballot);
-                    self.joining
-                        .push((attachment, ballot.unwrap_or_default(), epoch.0));
-                }
-            }
-        }
-        self.act(node, actions)
-    }
-
-    fn act(&mut self, node: usize, actions: Vec<Action>) -> Outcome {
-        for action in actions {
-            self.note(|| format!("node {node}:     {action:?}"));
-            let mut effects = Vec::new();
-            let target = &mut self.hosts[node].target;
-            match action {
-                Action::Send(peer, message) => {
-                    self.send(node, usize::from(peer.number()), message);
-                }
-                Action::Keep(ballot, requests) => target.keep(ballot, requests, &mut effects),
-                Action::Stable(epoch, ranges) => target.stable(epoch, &ranges, &mut effects),
-                Action::Epoch(epoch) => target.turn(epoch, &mut effects),
-                Action::Promote(ballot, epoch, _) => {
-                    self.promoted(node)?;
-                    self.hosts[node].target.promote(ballot, epoch, &mut effects);
-                }
-                Action::Demote => target.demote(&mut effects),
-                Action::Promise(peer, ballot) => {
-                    self.hosts[node].memory.promised.insert(peer, ballot);
-                }
-                Action::Won(ballot) => self.hosts[node].memory.won = ballot,
-                Action::Serve => self.serve(node)?,
-                Action::Detach => target.detach(&mut effects),
-                Action::ReadVolume => {
-                    self.counts.add("volume read: no copier answers");
-                    let (agents, well) = (self.hosts[node].agents, !self.hosts[node].fenced);
-                    let read = Local::Agent(agents, Input::VolumeRead(well));
-                    self.local(node, 50, 4 * MS, read);
-                }
-                Action::Suspect(peer, attachment) => {
-                    self.counts.add("copier suspected");
-                    self.suspected(node, usize::from(peer.number()), attachment);
-                }
-                Action::WriterLost(_) => {
-                    self.counts.add("writer missed");
-                    if let Some(writer) = self.writer.filter(|_| self.random.one_in(2)) {
-                        if self.claim.is_none() {
-                            let power = self.random.one_in(2);
-                            self.after(0, 20 * MS, Event::Fence(writer, power));
-                        }
-                    }
-                }
-                Action::Turn => self.turn(node)?,
-                Action::Refused(refusal) => {
-                    if matches!(refusal, Refusal::Outbid(_)) {
-                        self.counts.add("claim outbid");
-                    }
-                    if self.claim.is_some_and(|(claimant, _)| claimant == node) {
-                        self.claim = None;
-                    }
-                }
-                Action::Fault(peer, what) => return Err(format!("{peer}: {what}")),
-            }
-            self.effects(node, effects)?;
-        }
-        Ok(())
-    }
-
-    fn effects(&mut self, node: usize, effects: Vec<Effect>) -> Outcome {
-        for effect in effects {
-            match effect {
-                Effect::Tell(input) => {
-                    let time = self.now + self.random.between(10, MS);
-                    let host = &mut self.hosts[node];
-                    host.told = host.told.max(time);
-                    let (told, boot, agents) = (host.told, host.boot, host.agents);
-                    let local = Local::Agent(agents, input);
-                    self.at(told, Event::Local(node, boot, local));
-                }
-                Effect::Write(chunk, value, cause) => {
-                    self.note(|| format!("node {node}:     writes {chunk} = {value}, {cause:?}"));
-                    let boot = self.hosts[node].boot;
-                    self.after(50, 3 * MS, Event::Land(node, boot, chunk, value, cause));
-                }
-                Effect::Written(chunk, value, well) => {
-                    let host = &mut self.hosts[node];
-                    host.busy.remove(&chunk);
-                    if let Some(view) = &mut host.view {
-                        view.ends(chunk, value, well);
-                    }
-                    self.counts
-                        .add(if well { "writes" } else { "writes failed" });
-                }
-                Effect::Keep(ballot, seq, range) => {
-                    let slow = self.hosts[node].slow_until > self.now;
-                    let most = if slow { 50 * MS } else { 2 * MS };
-                    let stuck = self.hosts[node].stuck_until.saturating_sub(self.now);
-                    let attachment = self.hosts[node].target.attachment;
-                    self.local(
-                        node,
-                        stuck + 50,
-                        stuck + most,
-                        Local::Keep(attachment, ballot, seq, range),
-                    );
-                }
-                Effect::Probe(ballot, epoch) => {
-                    let boot = self.hosts[node].boot;
-                    self.after(50, 3 * MS, Event::Probe(node, boot, ballot, epoch));
-                }
-                Effect::Drained(ballot, epoch) => {
-                    let disk = View::of(&self.disk);
-                    let half = self.hosts[node].target.is_merging();
-                    let is_due = |&(_, by, since): &(Attachment, Ballot, u64)| {
-                        by == ballot && since <= epoch.0
-                    };
-                    for (attachment, ..) in self.joining.iter().filter(|join| is_due(join)) {
-                        if half {
-                            return Err(format!("{attachment:?} joins half a merge"));
-                        }
-                        self.views.insert(*attachment, disk.clone());
-                    }
-                    self.joining.retain(|join| !is_due(join));
-                }
-                Effect::Merged => {
-                    self.counts.add("overlays merged");
-                    self.hosts[node].store = None;
-                    if self.half_merged == Some(node) {
-                        self.half_merged = None;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn serve(&mut self, node: usize) -> Outcome {
-        self.counts.add("joins");
-        let host = &mut self.hosts[node];
-        let Some(attachment) = host.target.attachment else {
-            // It has ended by itself, and its agent does not know yet.
-            return Ok(());
-        };
-        let Some(view) = self.views.get(&attachment) else {
-            return Err(format!("node {node} is to serve a view that is not fixed"));
-        };
-        host.view = Some(view.clone());
-        host.target.serving = true;
-        host.target.followed = host.agent.as_ref().map(Node::ballot).unwrap_or_default();
-        Ok(())
-    }
-
-    /// A node is writer now: nobody else may be one.
-    fn promoted(&mut self, node: usize) -> Outcome {
-        if self.hosts[node].fenced {
-            // It was, after its claim had begun. Nothing that it writes arrives.
-            self.counts.add("promotions in vain");
-            return Ok(());
-        }
-        for (other, host) in self.hosts.iter().enumerate() {
-            if other != node && host.alive && host.target.is_writer() && !host.fenced {
-                return Err(format!("node {node} is promoted while node {other} writes"));
-            }
-        }
-        self.promoted_at = self.now;
-        if self.hosts[node].target.is_writer() {
-            self.counts.add("writer's agent restarted");
-            return Ok(());
-        }
-        self.counts.add("promotions");
-        let attached = self.hosts[node].target.attachment.is_some();
-        let own = self.half_merged == Some(node);
-        if attached {
-            self.check_view(node)?;
-            // Its overlay is made durable before it is merged.
-            let overlay = self.hosts[node].target.overlay.clone();
-            self.half_merged = (!overlay.is_empty()).then_some(node);
-            self.hosts[node].store = (!overlay.is_empty()).then_some(overlay);
-            self.counts.add("promotions of copiers");
-        } else if own {
-            self.counts.add("promotions to end a merge");
-        } else {
-            if self.half_merged.is_some() {
-                return Err(format!("node {node} is promoted on half an overlay"));
-            }
-            // It sees what the last writer has left.
-            if let Some(mut view) = self.writer.and_then(|last| self.hosts[last].view.clone()) {
-                for (chunk, &value) in self.disk.iter().enumerate() {
-                    view.read(chunk as Chunk, value)
-                        .map_err(|what| format!("the last writer's {what}"))?;
-                }
-            }
-            self.hosts[node].view = Some(View::of(&self.disk));
-            self.hosts[node].target = Target::default();
-        }
-        if let Some(last) = self.writer.filter(|&last| last != node) {
-            self.hosts[last].store = None;
-        }
-        self.writer = Some(node);
-        self.claim = None;
-        Ok(())
     }
 }

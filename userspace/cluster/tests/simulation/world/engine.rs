@@ -26,6 +26,7 @@ impl World {
             "fenced at the volume"
         });
         self.hosts[node].fenced = true;
+        self.hosts[node].refused = self.random.one_in(2);
         let boot = self.hosts[node].boot;
         if power {
             self.crash(node);

@@ -21,11 +21,19 @@ impl World {
         if host.target.is_merging() {
             host.store = Some(host.target.overlay.clone());
         }
+        let writer = host.target.writer.as_ref();
+        if writer.is_some_and(|writer| writer.buffered() != 0) {
+            self.counts.add("buffered writes lost with power");
+        }
         host.agent = None;
         host.agents += 1;
         host.turn = false;
         host.target = Target::default();
         host.busy.clear();
+        host.row = (0, 0);
+        host.flushes.clear();
+        host.untold = false;
+        host.queued.clear();
         for peer in 0..self.hosts.len() {
             if peer != node {
                 self.cut(node, peer, 0);
@@ -57,6 +65,7 @@ impl World {
             return;
         }
         host.agents += 1;
+        host.target.unbind();
         for peer in 0..self.hosts.len() {
             if peer != node {
                 self.cut(node, peer, 0);
@@ -126,8 +135,7 @@ impl World {
             7 => {
                 if self.hosts[node].alive && self.hosts[node].target.attachment.is_some() {
                     self.counts.add("overlay full");
-                    // Nothing is sent to anybody by the loss itself.
-                    let _ = self.lose(node);
+                    self.lose(node);
                 }
             }
             8 => {
