@@ -161,6 +161,78 @@ t_killed() {
     shows $D/base 1
 }
 
+# publish_whole: the last of three versions without any other one, too, which is what disks are repaired with
+publish_whole() {
+    publish 1 2 3
+    image squash $WORK/master 0 3 --level 1
+    publish
+}
+
+# drift DISK: makes it version 3 but for three blocks
+drift() {
+    dd if=$WORK/v3 of=$1 oflag=direct bs=4096 status=none
+    seq 1000 2600 | dd of=$1 bs=4096 seek=5 oflag=direct iflag=fullblock conv=sync status=none
+    seq 9000 9400 | dd of=$1 bs=4096 seek=60 oflag=direct iflag=fullblock conv=sync status=none
+    dd if=$1 of=$WORK/vdrifted iflag=direct bs=4096 count=64 status=none
+    fails cmp $WORK/vdrifted $WORK/v3 >/dev/null
+}
+
+# The disk of a running client has drifted, and is mended by a merge in the kernel; what the client runs from goes on to
+# show what it showed. What was killed goes on, without a mirror.
+# set: main
+t_repair() {
+    make_versions
+    load
+    vol disk 1024
+    dmsetup create base --table "0 1024 delay $D/disk 0 0"
+    cow store 4096
+    publish_whole
+    drift $D/base
+    configure $D/base $WORK/client
+    boots_from base store
+    contains "$(fails update pull)" 'update repair'
+    equal "$(said repair '[.version, .blocks, .way] | @text')" '[3,3,"online"]' repair
+    shows $D/base 3
+    shows $D/snap drifted
+    equal "$(said status '[.installed, .phase] | @text')" '[3,"idle"]' status
+    is_gone
+    equal "$(said repair .blocks)" 0 blocks
+    remove snap
+    remove origin
+    # The next boot, and again.
+    drift $D/base
+    blank store
+    boots_from base store
+    killed repair
+    equal "$(phase)" repairing phase
+    mv $WORK/web $WORK/elsewhere
+    fails update rollback >/dev/null
+    fails update repair --to 2 >/dev/null
+    update repair
+    shows $D/base 3
+    shows $D/snap drifted
+    equal "$(phase)" idle phase
+    is_gone
+    mv $WORK/elsewhere $WORK/web
+    remove snap
+    remove origin
+    drift $D/base
+    blank store
+    boots_from base store
+    killed repair
+    dmholeyd update --config $WORK/update.toml
+    shows $D/base 3
+    shows $D/snap drifted
+    equal "$(phase)" idle phase
+    is_gone
+    remove snap
+    remove origin
+    # Nobody uses it, and so no room is needed.
+    drift $D/base
+    equal "$(said repair '[.blocks, .way] | @text')" '[3,"offline"]' repair
+    shows $D/base 3
+}
+
 is_gone() {
     fails dmsetup info base-apply >/dev/null
     fails dmsetup info other >/dev/null
@@ -244,4 +316,52 @@ t_power_cuts() {
     remove origin
     end_log
     at_points ${FULL:+1}20 check_client
+}
+
+# check_repair MARK: the disk is what it was, or mended, or the repair goes on; and what it ran from shows the old content
+check_repair() {
+    local found
+    mount $D/cut_store2 /mnt
+    configure $D/cut_base /mnt/client
+    found=$(phase)
+    make_origin cut_origin cut_base
+    make_snapshot cut_snap cut_base cut_store1
+    shows $D/cut_snap drifted
+    [ "$1" -eq 0 ] || shows $D/cut_base 3
+    case $1:$found in
+    0:idle | 0:repairing) update repair --interval 0.05 ;;
+    1:idle) ;;
+    *) die "behind mark $1 the update is $found" ;;
+    esac
+    shows $D/cut_base 3
+    shows $D/cut_snap drifted
+    equal "$(said status '[.installed, .phase] | @text')" '[3,"idle"]' status
+    remove cut_snap
+    remove cut_origin
+    umount /mnt
+}
+
+# While power is cut everywhere: what a repair has begun comes to its end, and nothing is lost that the client runs from.
+# limit: 400
+t_repair_power_cuts() {
+    make_versions
+    publish_whole
+    keep_blocks_whole
+    start 1024 4096 65536
+    drift $D/base
+    mke2fs -q -t ext4 $D/store2
+    begin_log
+    mount $D/store2 /mnt
+    configure $D/base /mnt/client
+    boots_from base store1
+    put_mark 0
+    update repair --interval 0.05
+    put_mark 1
+    shows $D/base 3
+    shows $D/snap drifted
+    umount /mnt
+    remove snap
+    remove origin
+    end_log
+    at_points ${FULL:+1}20 check_repair
 }

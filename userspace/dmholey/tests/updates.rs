@@ -178,6 +178,7 @@ fn a_disk_that_drifted_is_repaired() {
         (&repaired["version"], &repaired["blocks"]),
         (&3.into(), &1.into())
     );
+    assert_eq!(repaired["way"], "offline");
     assert_eq!(lab.read("disk"), lab.read("v3"));
 }
 

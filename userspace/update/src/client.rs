@@ -23,6 +23,7 @@ use dmholey_cow::Kind;
 use dmholey_cow::Progress;
 use dmholey_cow::Stack;
 use dmholey_cow::Store;
+use dmholey_delta::delta::Plan as Changes;
 use dmholey_delta::digest;
 use dmholey_delta::Delta;
 use dmholey_repository::catalog;
@@ -60,6 +61,27 @@ pub struct Pulled {
     pub fetched: u64,
     /// Bytes that an earlier, interrupted run had fetched.
     pub found: u64,
+}
+
+/// What a repair did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Repaired {
+    /// The version that the disk is then.
+    pub version: u64,
+    /// Blocks that were not what they should be.
+    pub blocks: u64,
+    /// Bytes that came from a mirror.
+    pub fetched: u64,
+}
+
+impl Repaired {
+    fn of(version: Version, mended: Mended) -> Self {
+        Self {
+            version: version.number,
+            blocks: mended.blocks,
+            fetched: mended.fetched,
+        }
+    }
 }
 
 /// What would bring the disk to a version.
@@ -349,37 +371,164 @@ impl Client {
         self.keep_deltas(&[])
     }
 
-    /// Makes the disk version `number`, whatever it is now, and fetches only what differs.
+    /// Whether a repair that was interrupted goes on from its store, for which nobody has to be asked. One that makes
+    /// another version than `to` has to end first.
+    pub fn repair_goes_on(&self, to: Option<u64>) -> Result<bool> {
+        let target = self.state.target.map(|target| target.number);
+        if self.state.phase != Phase::Repairing || !self.staged().exists() {
+            return Ok(false);
+        }
+        match (to, target) {
+            (Some(to), Some(target)) if to != target => {
+                let why = format!("is being made version {target}: repair it to the end first");
+                Err(Error::refused(self.disk.display(), why))
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// What makes the disk version `to`, or the one that it should be, or the newest one if nobody knows.
+    fn to_repair<'a>(
+        &self,
+        catalog: &'a Catalog,
+        to: Option<u64>,
+    ) -> Result<(&'a catalog::Delta, Version)> {
+        let should = match self.state.phase {
+            Phase::Repairing => self.state.target,
+            _ => self.state.installed,
+        };
+        let number = to.or(should.map(|version| version.number));
+        let version = match number {
+            Some(number) => catalog.version(number),
+            None => catalog.last(),
+        };
+        let number = version.map(|version| version.number).or(number);
+        let whole = |d: &&catalog::Delta| d.from == EMPTY && Some(d.to) == number;
+        match (catalog.deltas.iter().find(whole), version) {
+            (Some(delta), Some(version)) => Ok((delta, of(version))),
+            _ => {
+                let number =
+                    number.map_or_else(|| "any version".into(), |n| format!("version {n}"));
+                let why = format!("has no whole image of {number}");
+                Err(Error::refused("the catalog", why))
+            }
+        }
+    }
+
+    /// Finds out what of the disk is not that version, and forgets what else was going on.
+    fn compare(
+        &mut self,
+        disk: &Device,
+        mirrors: &Mirrors,
+        (delta, version): (&catalog::Delta, Version),
+        watch: Watch<'_>,
+    ) -> Result<Changes> {
+        let whole = fetch::plan(mirrors, delta, &self.deltas(), &mut Fetched::default())?;
+        if self.state.phase == Phase::Repairing {
+            // A store that is there from now on makes this version.
+            self.repairing(version)?;
+        } else {
+            self.discard()?;
+        }
+        stage::differences(disk, &whole, &*watch("comparing"))
+    }
+
+    /// Makes a disk that nobody uses that version, whatever it is now, and fetches only what differs. It is written in
+    /// place, which needs no room.
     pub fn repair(
         &mut self,
         mirrors: &Mirrors,
         catalog: &Catalog,
-        number: u64,
+        to: Option<u64>,
         watch: Watch<'_>,
-    ) -> Result<Mended> {
-        self.expect(&[Phase::Idle, Phase::Staged], "repair the disk")?;
-        let delta = catalog
-            .deltas
-            .iter()
-            .find(|d| (d.from, d.to) == (EMPTY, number));
-        let version = catalog.version(number);
-        let (Some(delta), Some(version)) = (delta, version) else {
-            let why = format!("has no whole image of version {number}");
-            return Err(Error::refused("the catalog", why));
-        };
+    ) -> Result<Repaired> {
+        self.expect_repairable(to)?;
+        let (delta, version) = self.to_repair(catalog, to)?;
         let disk = Device::open(&self.disk, Access::Write)?;
-        let dir = self.deltas();
-        let plan = fetch::plan(mirrors, delta, &dir, &mut Fetched::default())?;
-        self.discard()?;
-        // What it is on the way is no version.
-        self.save(State::default())?;
+        let differences = self.compare(&disk, mirrors, (delta, version), watch)?;
+        self.repairing(version)?;
         let file = fetch::name(delta);
-        let mended = stage::mend(&disk, mirrors, &file, &plan, &*watch("comparing"))?;
-        self.save(State {
-            installed: Some(of(version)),
-            ..State::default()
+        let watch = watch("mending");
+        let mended = stage::mend(&disk, mirrors, &file, &differences, &*watch)?;
+        self.repaired()?;
+        Ok(Repaired::of(version, mended))
+    }
+
+    /// Makes everything ready to repair a disk that is in use: the store of what differs, checked, is in
+    /// [`Client::staged`], and from here on the disk may be something between. Only what differs is fetched. If nothing
+    /// differs there is no store, and the repair is at its end.
+    pub fn begin_repair(
+        &mut self,
+        mirrors: &Mirrors,
+        catalog: &Catalog,
+        to: Option<u64>,
+        watch: Watch<'_>,
+    ) -> Result<Repaired> {
+        self.expect_repairable(to)?;
+        let (delta, version) = self.to_repair(catalog, to)?;
+        let disk = Device::open(&self.disk, Access::Read)?;
+        let differences = self.compare(&disk, mirrors, (delta, version), watch)?;
+        if differences.index.targets().next().is_none() {
+            self.repairing(version)?;
+            self.repaired()?;
+            return Ok(Repaired::of(version, Mended::default()));
+        }
+        let file = fetch::sparse(delta, &self.deltas())?;
+        let missing = fetch::missing_of(&differences.index.units, &file)?;
+        let stores = stage::room(std::slice::from_ref(&differences), version.bytes)?;
+        self.expect_room("a repair", missing.saturating_add(stores))?;
+        let fetching = watch("fetching what differs");
+        let (changes, sum) = fetch::fetch_some(mirrors, delta, differences, file, &*fetching)?;
+        drop(fetching);
+        let staged = self.staged();
+        stage::stage(&disk, &[changes], version.digest, &staged, watch).map_err(|error| {
+            if !error.is_drift() {
+                return error;
+            }
+            let why = format!(
+                "would not become version {}: it was written to while it was compared; nothing was changed; \
+                 repair it again",
+                version.number
+            );
+            Error::refused(disk.name(), why)
         })?;
-        Ok(mended)
+        let store = Store::open(Device::open(&staged, Access::Read)?)?;
+        let blocks = store.survey()?.exceptions;
+        self.repairing(version)?;
+        let fetched = sum.fetched;
+        Ok(Repaired::of(version, Mended { blocks, fetched }))
+    }
+
+    /// Copies the store of a repair that was begun into a disk that nobody uses.
+    pub fn end_repair(&mut self, watch: Watch<'_>) -> Result<apply::Applied> {
+        let disk = Device::open(&self.disk, Access::Write)?;
+        let applied = copy(&self.staged(), &disk, &*watch("mending"))?;
+        self.repaired()?;
+        Ok(applied)
+    }
+
+    /// What differed is in the disk, all of it and durably.
+    pub fn repaired(&mut self) -> Result<()> {
+        self.expect(&[Phase::Repairing], "say that the disk was repaired")?;
+        self.state.installed = self.state.target;
+        self.discard()?;
+        self.keep_deltas(&[])
+    }
+
+    /// From here on the disk is what it was no longer, and not that version yet.
+    fn repairing(&mut self, version: Version) -> Result<()> {
+        self.save(State {
+            target: Some(version),
+            phase: Phase::Repairing,
+            refused: self.state.refused.filter(|refused| *refused != version),
+            ..State::default()
+        })
+    }
+
+    fn expect_repairable(&self, to: Option<u64>) -> Result<()> {
+        let phases = [Phase::Idle, Phase::Staged, Phase::Repairing];
+        self.expect(&phases, "repair the disk")?;
+        self.repair_goes_on(to).map(drop)
     }
 
     /// Whether there is room for all that an update makes: the deltas, the store of each step, the staged store and
@@ -393,13 +542,19 @@ impl Client {
             need = need.saturating_add(fetch::missing(delta, &dir)?);
         }
         need = need.saturating_add(stage::room(&plans, there)?);
-        let room = rustix::fs::statvfs(&dir).map_err(|e| Error::path("look at", &dir, e.into()))?;
+        self.expect_room("an update", need)?;
+        Ok(heads)
+    }
+
+    fn expect_room(&self, what: &str, need: u64) -> Result<()> {
+        let fail = |e: Errno| Error::path("look at", &self.dir, e.into());
+        let room = rustix::fs::statvfs(&self.dir).map_err(fail)?;
         let room = room.f_bavail.saturating_mul(room.f_frsize);
         if need > room {
-            let why = format!("an update needs {need} bytes here, and there is room for {room}");
+            let why = format!("{what} needs {need} bytes here, and there is room for {room}");
             return Err(Error::refused(self.dir.display(), why));
         }
-        Ok(heads)
+        Ok(())
     }
 
     /// Gets these deltas, as far as they are not there.
@@ -494,6 +649,7 @@ impl Client {
             Phase::Applying => "a version is being applied; apply or roll back to the end",
             Phase::Applied => "a version was applied; commit it or roll back",
             Phase::RollingBack => "a version is being rolled back; do that to the end",
+            Phase::Repairing => "the disk is being repaired; do that to the end",
         };
         let why = format!("cannot {what} now: {now}");
         Err(Error::refused(self.disk.display(), why))

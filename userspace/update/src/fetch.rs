@@ -152,6 +152,36 @@ pub fn plan(
     head(mirrors, &name(delta), delta, &file, sum)
 }
 
+/// The file of a delta in `dir` of which only some units are needed; it takes no more room than what is there.
+pub fn sparse(delta: &catalog::Delta, dir: &Path) -> Result<Device> {
+    let [whole, part] = files(dir, delta);
+    let path = if whole.exists() { whole } else { part };
+    let fail = |e| Error::path("open", &path, e);
+    let file = open(&path).map_err(fail)?;
+    if file.metadata().map_err(fail)?.len() < delta.bytes {
+        file.set_len(delta.bytes).map_err(fail)?;
+    }
+    Ok(Device::from_file(file, &path)?)
+}
+
+/// Bytes of units that are not in a file yet.
+pub fn missing_of(units: &[Unit], file: &Device) -> Result<u64> {
+    Ok(packed(missing_units(units, file)?))
+}
+
+/// Gets some of the units of a delta into its file: those that are in `plan`.
+pub fn fetch_some(
+    mirrors: &Mirrors,
+    delta: &catalog::Delta,
+    plan: Plan,
+    file: Device,
+    watch: &dyn Progress,
+) -> Result<(Delta<Device>, Fetched)> {
+    let mut sum = Fetched::default();
+    units(mirrors, &name(delta), &plan, &file, &mut sum, watch)?;
+    Ok((Delta::new(file, plan), sum))
+}
+
 /// Where a delta is in `dir` while parts of it are missing.
 fn part(dir: &Path, delta: &catalog::Delta) -> PathBuf {
     dir.join(format!("{}.part", delta.identity))
@@ -237,8 +267,7 @@ fn units(
     watch: &dyn Progress,
 ) -> Result<()> {
     let units = &plan.index.units;
-    let packed = |units: &[&Unit]| -> u64 { units.iter().map(|unit| unit.packed).sum() };
-    let total = packed(&units.iter().collect::<Vec<_>>());
+    let total = packed(units);
     // What was there when the first place was asked.
     let (found, arrived) = (Cell::new(None), Cell::new(0));
     let step = |bytes: u64| -> Result<()> {
@@ -253,7 +282,11 @@ fn units(
     mirrors.ask(name, |source| {
         // Also what another place has sent before it failed is there.
         let missing = missing_units(units, file)?;
-        found.set(found.get().or(Some(total - packed(&missing))));
+        found.set(
+            found
+                .get()
+                .or(Some(total - packed(missing.iter().copied()))),
+        );
         let mut rest = missing.as_slice();
         while let Some(first) = rest.first() {
             let mut end = first.offset;
@@ -272,6 +305,10 @@ fn units(
     sum.found += found.get().unwrap_or(0);
     sum.fetched += arrived.get();
     step(0)
+}
+
+fn packed<'a>(units: impl IntoIterator<Item = &'a Unit>) -> u64 {
+    units.into_iter().map(|unit| unit.packed).sum()
 }
 
 fn missing_units<'a>(units: &'a [Unit], file: &Device) -> Result<Vec<&'a Unit>> {

@@ -28,6 +28,7 @@ use dmholey_delta::digest::Hasher;
 use dmholey_delta::format::blocks;
 use dmholey_delta::format::BLOCK;
 use dmholey_delta::format::BLOCK_LEN;
+use dmholey_delta::index::Index;
 use dmholey_delta::index::Run;
 use dmholey_delta::index::Unit;
 use dmholey_delta::unit;
@@ -244,8 +245,79 @@ fn fill<O: Disk>(
     Ok(())
 }
 
+/// What `disk` has otherwise than the version that a delta from the empty image makes, as a delta from the one to the
+/// other: the units of `plan`, which is that delta's, that make something else, and the blocks that are not zero.
+pub fn differences<B: Disk>(disk: &B, plan: &Plan, watch: &dyn Progress) -> Result<Plan> {
+    let mut header = plan.header;
+    if header.old_len != 0 {
+        return Err(Error::broken(
+            "the delta",
+            "is not one from the empty image",
+        ));
+    }
+    check_size(disk, header.new_len)?;
+    let image = Image {
+        disk,
+        len: header.new_len,
+    };
+    let total = blocks(image.len) * BLOCK_LEN;
+    let mut done = 0;
+    let mut index = Index::default();
+    let mut made: Vec<Run> = Vec::new();
+    for unit in &plan.index.units {
+        let mut hasher = Hasher::default();
+        for run in runs_of(unit) {
+            hasher.update(&image.read(run.start, run.bytes())?);
+            done += run.bytes();
+        }
+        if hasher.finish() != unit.output {
+            index.units.push(unit.clone());
+        }
+        progress::step(watch, done.min(total), total)?;
+        made.extend(runs_of(unit));
+    }
+    made.sort_unstable();
+    let end = Run {
+        start: blocks(image.len),
+        len: 0,
+    };
+    let mut at = 0;
+    for run in made.into_iter().chain([end]) {
+        while at < run.start {
+            let len = (BATCH / BLOCK_LEN).min(run.start - at);
+            let bytes = image.read(at, len * BLOCK_LEN)?;
+            for (block, bytes) in (at..).zip(bytes.chunks(BLOCK)) {
+                if !is_zero(bytes) {
+                    push_block(&mut index.zero, block);
+                }
+            }
+            at += len;
+            done += len * BLOCK_LEN;
+            progress::step(watch, done.min(total), total)?;
+        }
+        at = run.end();
+    }
+    header.old_len = header.new_len;
+    Ok(Plan { header, index })
+}
+
+/// Adds a block to runs that ascend.
+fn push_block(runs: &mut Vec<Run>, block: u64) {
+    match runs.last_mut() {
+        Some(last) if last.end() == block && last.len < u32::MAX => last.len += 1,
+        _ => runs.push(Run {
+            start: block,
+            len: 1,
+        }),
+    }
+}
+
+fn runs_of(unit: &Unit) -> impl Iterator<Item = Run> + '_ {
+    unit.outputs.iter().flat_map(|output| &output.runs).copied()
+}
+
 /// What was mended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mended {
     /// Blocks that were not what they should be.
     pub blocks: u64,
@@ -253,131 +325,82 @@ pub struct Mended {
     pub fetched: u64,
 }
 
-/// Makes `disk` the version that a delta from the empty image makes, and fetches only what differs. It can be
-/// interrupted and done again. `plan` is that delta's, and `file` its name in a mirror.
+/// Writes what [`differences`] has found to `disk`, in place. It can be interrupted and done again. `file` is the name in
+/// a mirror of the delta that makes the version.
 pub fn mend<B: Disk>(
     disk: &B,
     mirrors: &Mirrors,
     file: &str,
-    plan: &Plan,
+    differences: &Plan,
     watch: &dyn Progress,
 ) -> Result<Mended> {
-    let header = plan.header;
-    if header.old_len != 0 || header.new_len > disk.size() {
-        let why = format!(
-            "has {} bytes, and the image has {}",
-            disk.size(),
-            header.new_len
-        );
-        return Err(Error::refused(disk.name(), why));
-    }
-    let mut work = Mend {
+    let Plan { header, index } = differences;
+    let image = Image {
         disk,
         len: header.new_len,
-        mended: Mended::default(),
-        done: 0,
-        watch,
     };
-    let mut made: Vec<Run> = Vec::new();
-    for unit in &plan.index.units {
-        work.unit(unit, mirrors, file)?;
-        made.extend(unit.outputs.iter().flat_map(|output| &output.runs));
-    }
-    made.sort_unstable();
-    let mut at = 0;
-    let end = Run {
-        start: blocks(work.len),
-        len: 0,
-    };
-    for run in made.into_iter().chain([end]) {
-        work.zeros(at, run.start)?;
-        at = run.end();
-    }
-    disk::flush(disk)?;
-    Ok(work.mended)
-}
-
-struct Mend<'a, B> {
-    disk: &'a B,
-    len: u64,
-    mended: Mended,
-    done: u64,
-    watch: &'a dyn Progress,
-}
-
-impl<B: Disk> Mend<'_, B> {
-    fn unit(&mut self, unit: &Unit, mirrors: &Mirrors, file: &str) -> Result<()> {
-        let runs = || unit.outputs.iter().flat_map(|output| &output.runs);
-        let mut hasher = Hasher::default();
-        for &run in runs() {
-            hasher.update(&self.read(run.start, run.bytes())?);
-        }
-        self.step(runs().map(|run| run.bytes()).sum())?;
-        if hasher.finish() == unit.output {
-            return Ok(());
-        }
+    let mut mended = Mended::default();
+    let total = index.targets().map(|run| run.bytes()).sum();
+    let mut done = 0;
+    for unit in &index.units {
         let len = usize::try_from(unit.packed).unwrap_or(0);
         let packed = mirrors.read(file, unit.offset, len, |bytes| {
             let good = Digest::of(bytes) == unit.digest;
             let why = || format!("the unit at byte {} is damaged", unit.offset);
             good.then(|| bytes.to_vec()).ok_or_else(why)
         })?;
-        self.mended.fetched += unit.packed;
+        mended.fetched += unit.packed;
         let empty = dmholey_cow::MemDisk::default();
         let made = unit::decode(unit, &packed, &empty, &|| file.to_owned())?;
         for (run, bytes) in made.runs() {
             for (block, bytes) in (run.start..).zip(bytes.chunks(BLOCK)) {
-                self.put(block, bytes)?;
+                mended.blocks += image.put(block, bytes)?;
             }
+            done += run.bytes();
         }
-        Ok(())
+        progress::step(watch, done, total)?;
+    }
+    for run in &index.zero {
+        for block in run.start..run.end() {
+            mended.blocks += image.put(block, &[0; BLOCK])?;
+        }
+        done += run.bytes();
+        progress::step(watch, done, total)?;
+    }
+    disk::flush(disk)?;
+    Ok(mended)
+}
+
+/// An image of `len` bytes on a disk, in whole blocks; zeros are behind its end.
+struct Image<'a, B> {
+    disk: &'a B,
+    len: u64,
+}
+
+impl<B: Disk> Image<'_, B> {
+    /// How much of `len` bytes from `offset` on is in the image.
+    fn there(&self, offset: u64, len: usize) -> usize {
+        let there = self.len.saturating_sub(offset);
+        usize::try_from(there).unwrap_or(usize::MAX).min(len)
     }
 
-    /// Makes blocks zero that are not.
-    fn zeros(&mut self, mut at: u64, end: u64) -> Result<()> {
-        while at < end {
-            let len = (BATCH / BLOCK_LEN).min(end - at);
-            let bytes = self.read(at, len * BLOCK_LEN)?;
-            for (block, bytes) in (at..).zip(bytes.chunks(BLOCK)) {
-                if !is_zero(bytes) {
-                    self.put(block, &[0; BLOCK])?;
-                }
-            }
-            self.step(len * BLOCK_LEN)?;
-            at += len;
-        }
-        Ok(())
-    }
-
-    /// What of whole blocks is in the image; zeros behind its end.
     fn read(&self, block: u64, len: u64) -> Result<Vec<u8>> {
         let offset = block * BLOCK_LEN;
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        let there = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let there = there.min(bytes.len());
-        disk::read(
-            self.disk,
-            offset,
-            bytes.get_mut(..there).unwrap_or_default(),
-        )?;
+        let there = self.there(offset, bytes.len());
+        let part = bytes.get_mut(..there).unwrap_or_default();
+        disk::read(self.disk, offset, part)?;
         Ok(bytes)
     }
 
-    fn put(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
+    /// Writes a block that is something else. Returns how many these are.
+    fn put(&self, block: u64, bytes: &[u8]) -> Result<u64> {
         if self.read(block, BLOCK_LEN)? == bytes {
-            return Ok(());
+            return Ok(0);
         }
         let offset = block * BLOCK_LEN;
-        let there = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let part = bytes.get(..there.min(bytes.len())).unwrap_or_default();
-        disk::write(self.disk, offset, part)?;
-        self.mended.blocks += 1;
-        Ok(())
-    }
-
-    fn step(&mut self, bytes: u64) -> Result<()> {
-        self.done += bytes;
-        let total = blocks(self.len) * BLOCK_LEN;
-        Ok(progress::step(self.watch, self.done.min(total), total)?)
+        let there = self.there(offset, bytes.len());
+        disk::write(self.disk, offset, bytes.get(..there).unwrap_or_default())?;
+        Ok(1)
     }
 }

@@ -46,6 +46,9 @@ pub enum Phase {
     Applied,
     /// The way back is being copied or merged into the disk.
     RollingBack,
+    /// The disk was no known version, and what differs is being written to it: from the store if there is one, in place
+    /// otherwise. There is no way back.
+    Repairing,
 }
 
 /// What was done.
@@ -54,7 +57,8 @@ pub enum Phase {
 pub struct State {
     /// [`FORMAT`].
     pub format: u32,
-    /// The version that the disk was, or is if nothing is going on; unknown before anybody looked.
+    /// The version that the disk was, or is if nothing is going on; unknown before anybody looked, and while it is
+    /// repaired.
     pub installed: Option<Version>,
     /// The version that it is to become, or has become.
     pub target: Option<Version>,
@@ -91,7 +95,11 @@ impl State {
         let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or(0)];
         disk::read(&file, 0, &mut bytes)?;
         let state: Self = serde_json::from_slice(&bytes).map_err(|e| fail(e.to_string()))?;
-        let complete = state.phase == Phase::Idle || state.installed.and(state.target).is_some();
+        let complete = match state.phase {
+            Phase::Idle => true,
+            Phase::Repairing => state.target.is_some(),
+            _ => state.installed.and(state.target).is_some(),
+        };
         if state.format != FORMAT || !complete {
             return Err(fail("is not one of this program's states".into()));
         }

@@ -14,6 +14,7 @@ use dmholey_delta::delta::Plan;
 use dmholey_delta::Delta;
 use dmholey_repository::catalog;
 use dmholey_repository::manifest::EMPTY;
+use dmholey_update::client::Repaired;
 use dmholey_update::source::Folder;
 use dmholey_update::source::Got;
 use dmholey_update::source::Sink;
@@ -23,6 +24,7 @@ use dmholey_update::Client;
 use dmholey_update::Mirrors;
 use dmholey_update::Result;
 use dmholey_update::Source;
+use dmholey_update::Watch;
 use lab::quiet;
 use lab::Fuse;
 use lab::Lab;
@@ -410,6 +412,7 @@ proptest! {
         blocks in prop::collection::vec((0usize..300, any::<u8>()), 1..6),
         steps in 0i64..20,
         number in prop_oneof![Just(1u64), Just(3)],
+        in_place in any::<bool>(),
     ) {
         let lab = Lab::new();
         let mut disk = lab.images[number as usize - 1].clone();
@@ -419,15 +422,214 @@ proptest! {
             changed.insert(block);
         }
         fs::write(lab.path("disk"), &disk).unwrap();
-        let mended = lab.insist(steps, |client, fuse| {
+        let repaired = lab.insist(steps, |client, fuse| {
             let watch = |_: &str| -> Box<dyn Progress> { Box::new(fuse.clone()) };
-            client.repair(&lab.mirrors(), &lab.catalog, number, &watch)
+            if in_place {
+                return client.repair(&lab.mirrors(), &lab.catalog, Some(number), &watch);
+            }
+            repair_in_use(&lab, client, &lab.mirrors(), Some(number), &watch)
         });
         lab.is(number as usize);
-        prop_assert!(mended.blocks as usize <= changed.len());
+        prop_assert!(repaired.blocks as usize <= changed.len());
         let installed = lab.client().state().installed;
         prop_assert_eq!(installed.map(|version| version.number), Some(number));
     }
+}
+
+/// Repairs as it is done under live snapshots, but that nobody else has the disk.
+fn repair_in_use(
+    lab: &Lab,
+    client: &mut Client,
+    mirrors: &Mirrors,
+    to: Option<u64>,
+    watch: Watch<'_>,
+) -> Result<Repaired> {
+    let mut repaired = Repaired {
+        version: client.state().target.map_or(0, |target| target.number),
+        blocks: 0,
+        fetched: 0,
+    };
+    if !client.repair_goes_on(to)? {
+        let before = lab.disk();
+        let begun = client.begin_repair(mirrors, &lab.catalog, to, watch);
+        assert!(lab.disk() == before);
+        repaired = begun?;
+        if repaired.blocks == 0 {
+            return Ok(repaired);
+        }
+    }
+    client.end_repair(watch)?;
+    Ok(repaired)
+}
+
+/// Versions of more than one unit, and a disk that is the last one but for two blocks.
+fn drifted() -> (Lab, Vec<u8>) {
+    let mut images = Lab::new().images;
+    for (number, image) in images.iter_mut().enumerate() {
+        for copy in 0..8 {
+            let more: Vec<u8> = image[..250 * CHUNK]
+                .chunks(8)
+                .flat_map(|word| {
+                    let word = u64::from_le_bytes(word.try_into().unwrap());
+                    (word.wrapping_mul(2 * copy + 3) >> 7).to_le_bytes()
+                })
+                .collect();
+            image.extend(more);
+        }
+        image[0] = number as u8;
+    }
+    let lab = Lab::of(images, true);
+    let mut disk = lab.images[2].clone();
+    disk[70 * CHUNK] ^= 1;
+    // One that has to be zero.
+    disk[210 * CHUNK + 5] = 1;
+    fs::write(lab.path("disk"), &disk).unwrap();
+    (lab, disk)
+}
+
+/// The delta that makes version 3 of nothing.
+fn whole(lab: &Lab) -> catalog::Delta {
+    let mut deltas = lab.catalog.deltas.iter();
+    deltas
+        .find(|d| (d.from, d.to) == (EMPTY, 3))
+        .unwrap()
+        .clone()
+}
+
+#[test]
+fn a_disk_in_use_is_repaired_with_what_differs() {
+    let (lab, _) = drifted();
+    let mut client = lab.client();
+    let bytes = whole(&lab).bytes;
+    let repaired = client
+        .begin_repair(&lab.mirrors(), &lab.catalog, None, &quiet)
+        .unwrap();
+    assert_eq!((repaired.version, repaired.blocks), (3, 2));
+    let fetched = repaired.fetched;
+    assert!(
+        fetched > 0 && fetched < bytes * 3 / 4,
+        "{fetched} of {bytes}"
+    );
+    let staged = Store::open(Device::open(&client.staged(), Access::Read).unwrap()).unwrap();
+    let entries: Vec<_> = staged.entries().map(|e| e.unwrap().origin).collect();
+    assert_eq!(entries, [70, 210]);
+    // There is no way back, and none past it.
+    let state = client.state();
+    assert_eq!((state.phase, state.installed), (Phase::Repairing, None));
+    for result in [
+        client.roll_back(&quiet),
+        client.commit(),
+        client.apply(&quiet).map(drop),
+        client
+            .pull(&lab.mirrors(), &lab.catalog, None, &quiet)
+            .map(drop),
+        client
+            .repair(&lab.mirrors(), &lab.catalog, Some(1), &quiet)
+            .map(drop),
+    ] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.to_string().contains("repair"), "{error}");
+    }
+    // Whoever goes on asks nobody.
+    drop(client);
+    let mut client = lab.client();
+    assert!(client.repair_goes_on(None).unwrap());
+    client.end_repair(&quiet).unwrap();
+    lab.is(3);
+    assert_eq!(client.state().installed.map(|v| v.number), Some(3));
+    assert!(names(&lab, "client/deltas").is_empty());
+    assert!(!client.staged().exists());
+    // Again is nothing.
+    let nothing = client.begin_repair(&lab.mirrors(), &lab.catalog, None, &quiet);
+    assert_eq!(nothing.unwrap().blocks, 0);
+    assert_eq!(client.state().phase, Phase::Idle);
+}
+
+/// What has come counts, also if it was not used yet.
+#[test]
+fn a_repair_that_was_interrupted_fetches_no_more_than_is_missing() {
+    let (lab, disk) = drifted();
+    let stops = |title: &str| -> Box<dyn Progress> {
+        let steps = if title.starts_with("making") {
+            0
+        } else {
+            i64::MAX
+        };
+        Box::new(Fuse::new(steps))
+    };
+    let mut client = lab.client();
+    let error = client.begin_repair(&lab.mirrors(), &lab.catalog, None, &stops);
+    assert_eq!(error.unwrap_err().kind(), Kind::Interrupted);
+    assert_eq!(client.state().phase, Phase::Idle);
+    assert!(lab.disk() == disk);
+    let repaired = repair_in_use(&lab, &mut client, &lab.mirrors(), None, &quiet);
+    assert_eq!(repaired.unwrap().fetched, 0);
+    lab.is(3);
+    // In place it is remembered which version it was to be.
+    fs::write(lab.path("disk"), &lab.images[0]).unwrap();
+    let stops = |title: &str| -> Box<dyn Progress> {
+        let steps = if title == "mending" { 1 } else { i64::MAX };
+        Box::new(Fuse::new(steps))
+    };
+    let error = client.repair(&lab.mirrors(), &lab.catalog, Some(1), &quiet);
+    assert_eq!(error.unwrap().blocks, 0);
+    fs::write(lab.path("disk"), vec![0; lab.images[0].len()]).unwrap();
+    let error = client.repair(&lab.mirrors(), &lab.catalog, None, &stops);
+    assert_eq!(error.unwrap_err().kind(), Kind::Interrupted);
+    assert_eq!(client.state().phase, Phase::Repairing);
+    assert!(!client.repair_goes_on(None).unwrap());
+    let left = client.repair(&lab.mirrors(), &lab.catalog, None, &quiet);
+    assert!(left.unwrap().blocks < lab.images[0].len() as u64 / CHUNK as u64);
+    lab.is(1);
+}
+
+#[test]
+fn a_unit_that_is_damaged_repairs_nothing() {
+    let (lab, disk) = drifted();
+    let folder = Folder(lab.path("web"));
+    let index = 20_000;
+    let alone = Mirrors::new(vec![Arc::new(Liar(folder.clone(), index))]);
+    let mut client = lab.client();
+    for in_place in [false, true] {
+        let error = if in_place {
+            client.repair(&alone, &lab.catalog, None, &quiet)
+        } else {
+            client.begin_repair(&alone, &lab.catalog, None, &quiet)
+        };
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("the unit at byte"), "{error}");
+        assert!(lab.disk() == disk);
+        assert!(!client.staged().exists());
+    }
+    let honest = Mirrors::new(vec![
+        Arc::new(Liar(folder.clone(), index)),
+        Arc::new(folder),
+    ]);
+    repair_in_use(&lab, &mut client, &honest, None, &quiet).unwrap();
+    lab.is(3);
+}
+
+#[test]
+fn a_disk_that_is_written_to_meanwhile_is_not_repaired() {
+    let (lab, _) = drifted();
+    let writes = |title: &str| -> Box<dyn Progress> {
+        if title == "fetching what differs" {
+            let mut disk = lab.disk();
+            *disk.last_mut().unwrap() ^= 1;
+            fs::write(lab.path("disk"), &disk).unwrap();
+        }
+        quiet(title)
+    };
+    let mut client = lab.client();
+    let error = client.begin_repair(&lab.mirrors(), &lab.catalog, None, &writes);
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("repair it again"), "{error}");
+    assert_eq!(client.state().phase, Phase::Idle);
+    assert!(!client.staged().exists());
+    repair_in_use(&lab, &mut client, &lab.mirrors(), None, &quiet).unwrap();
+    lab.is(3);
 }
 
 #[test]
@@ -475,7 +677,7 @@ fn a_disk_that_drifted_since_is_not_updated() {
     assert!(lab.disk() == disk);
     assert_eq!(client.state().phase, Phase::Staged);
     client
-        .repair(&lab.mirrors(), &lab.catalog, 3, &quiet)
+        .repair(&lab.mirrors(), &lab.catalog, Some(3), &quiet)
         .unwrap();
     lab.is(3);
     // What changed where the store writes makes no difference, and comes back with the way back.

@@ -184,6 +184,10 @@ fn update(args: &Update) -> anyhow::Result<()> {
             tracing::info!("goes on to roll back what an earlier run began with");
             disk::roll_back(&mut session.client, &args.how, UNWATCHED)?;
         }
+        Phase::Repairing => {
+            tracing::info!("goes on with the repair that an earlier run began with");
+            disk::repair(&mut session, None, &args.how, UNWATCHED)?;
+        }
         Phase::Applied => {
             tracing::info!(
                 "an update was applied and is neither committed nor rolled back: nothing to do"

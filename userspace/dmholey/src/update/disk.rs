@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Gets a staged version into the disk, and the one before back, whether the disk is in use or not.
+//! Gets a staged version into the disk, and the one before back, and repairs it, whether it is in use or not.
 
 use crate::commands::cow::online;
 pub use crate::commands::cow::online::How;
 use crate::output::Output;
 use crate::progress;
+use crate::update::Session;
+use dmholey_cow::apply::Applied;
+use dmholey_update::client::Repaired;
 use dmholey_update::Client;
 use std::path::Path;
 
@@ -40,8 +43,53 @@ pub fn roll_back(client: &mut Client, how: &How, output: Output) -> anyhow::Resu
     Ok("online")
 }
 
+/// Makes the disk version `to`, or the one that it should be, whatever it is now. What an earlier run was interrupted in
+/// goes on. Returns also which way that went.
+pub fn repair(
+    session: &mut Session,
+    to: Option<u64>,
+    how: &How,
+    output: Output,
+) -> anyhow::Result<(Repaired, &'static str)> {
+    let watch = &progress::watch(output);
+    let Session {
+        client,
+        trust,
+        mirrors,
+    } = session;
+    let online = how.is_online(client.disk())?;
+    let way = if online { "online" } else { "offline" };
+    let mut begun = None;
+    if !client.repair_goes_on(to)? {
+        let catalog = trust.ask(mirrors)?.catalog;
+        if !online {
+            return Ok((client.repair(mirrors, &catalog, to, watch)?, way));
+        }
+        let repaired = client.begin_repair(mirrors, &catalog, to, watch)?;
+        if repaired.blocks == 0 {
+            return Ok((repaired, way));
+        }
+        begun = Some(repaired);
+    }
+    let target = client.state().target.map(|target| target.number);
+    let applied = if online {
+        let applied = merge(&client.staged(), client.disk(), how, output)?;
+        client.repaired()?;
+        applied
+    } else {
+        client.end_repair(watch)?
+    };
+    // What an earlier run has fetched and written is not known any more.
+    let rest = Repaired {
+        version: target.unwrap_or_default(),
+        blocks: applied.exceptions,
+        fetched: 0,
+    };
+    Ok((begun.unwrap_or(rest), way))
+}
+
 /// Merges a store, which is empty after that. Interrupted, it has what is left.
-fn merge(store: &Path, disk: &Path, how: &How, output: Output) -> anyhow::Result<()> {
+fn merge(store: &Path, disk: &Path, how: &How, output: Output) -> anyhow::Result<Applied> {
     let merging = online::Merging {
         image: store,
         disk,
@@ -49,6 +97,5 @@ fn merge(store: &Path, disk: &Path, how: &How, output: Output) -> anyhow::Result
         copy_in: None,
         how,
     };
-    online::merge(&merging, output)?;
-    Ok(())
+    online::merge(&merging, output)
 }

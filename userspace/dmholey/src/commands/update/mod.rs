@@ -45,8 +45,10 @@ pub enum Update {
     Commit(commit::Commit),
     /// Make a disk that is no known version one, and fetch only what differs
     ///
-    /// This is for disks that are empty or that have drifted; nobody may use them. There is no way back. What
-    /// was interrupted is repeated as it was.
+    /// This is for disks that are empty or that have drifted. There is no way back. A disk that is the origin
+    /// of live snapshots gets what differs by a merge in the kernel, once that was seen to make the version; the
+    /// snapshots go on to show what they showed. One that nobody uses is written in place, which needs no room.
+    /// What was interrupted goes on where it was.
     Repair(repair::Repair),
     /// Write a whole image to a disk, but only the chunks that differ
     ///

@@ -5,11 +5,12 @@
 use super::Which;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::progress;
 use crate::signals;
 use crate::units::human;
+use crate::update::disk;
+use crate::update::disk::How;
 use clap::Args;
-use dmholey_update::stage::Mended;
+use dmholey_update::client::Repaired;
 use serde::Serialize;
 
 /// Arguments of `update repair`.
@@ -20,35 +21,32 @@ pub struct Repair {
     /// Make it this version; otherwise the one that it should be, or the newest one if nobody knows
     #[arg(long, value_name = "VERSION")]
     to: Option<u64>,
+    #[command(flatten)]
+    how: How,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
-    version: u64,
     #[serde(flatten)]
-    mended: Mended,
+    repaired: Repaired,
+    way: &'static str,
 }
 
 /// Runs the command.
 pub fn run(args: &Repair, output: Output) -> anyhow::Result<Exit> {
     signals::install()?;
     let mut session = args.which.open(output)?;
-    let (known, plan) = session.check(args.to)?;
-    let version = match (args.to, plan.installed) {
-        (None, Some(installed)) => installed.number,
-        _ => plan.target.number,
-    };
-    let watch = &progress::watch(output);
-    let mended = session
-        .client
-        .repair(&session.mirrors, &known.catalog, version, watch)?;
-    output.done(&Report { version, mended }, text)?;
+    let (repaired, way) = disk::repair(&mut session, args.to, &args.how, output)?;
+    output.done(&Report { repaired, way }, text)?;
     Ok(Exit::Ok)
 }
 
 fn text(report: &Report) -> String {
-    let Mended { blocks, fetched } = report.mended;
-    let version = report.version;
+    let Repaired {
+        version,
+        blocks,
+        fetched,
+    } = report.repaired;
     format!(
         "the disk is version {version}: {blocks} blocks were mended, {} fetched",
         human(fetched)

@@ -70,6 +70,7 @@ fn text(report: &Report) -> String {
         Phase::Applying => "being applied; the disk is between the versions",
         Phase::Applied => "applied, and not committed",
         Phase::RollingBack => "being rolled back; the disk is between the versions",
+        Phase::Repairing => "being repaired; the disk is no version",
     };
     let mut rows = vec![
         ["disk", &report.disk.display().to_string()].map(str::to_owned),
