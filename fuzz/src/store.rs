@@ -252,7 +252,9 @@ fn applied(store: &mut Store<&Sparse>, origin: u64, list: &[Exception]) {
         }
     }
     assert!(target.into_bytes() == expected);
-    apply::consume(store).unwrap();
+    let target = MemDisk::new(vec![OLD; origin as usize]);
+    apply::merge_by(store, &target, 3 * chunk, &Silent).unwrap();
+    assert!(target.into_bytes() == expected);
     assert_eq!(store.survey().unwrap().exceptions, 0);
 }
 

@@ -2,8 +2,9 @@
 
 //! Copies a store's content into the image it was made for, offline.
 //!
-//! The list is checked to its end before the first write, and the store is not changed, so the work
-//! can be interrupted at any point and done again: it ends with the same content.
+//! The list is checked to its end before the first write. [`apply()`] leaves the store as it is, so that the work can be
+//! interrupted at any point and done again: it ends with the same content. [`merge`] takes from the list what is done, so
+//! that only what is left is done again.
 
 use crate::disk;
 use crate::disk::Disk;
@@ -18,6 +19,8 @@ use serde::Serialize;
 
 /// Bytes copied at a time, if chunks are not larger.
 const BATCH: usize = 1 << 20;
+/// Bytes that are made durable, and leave the list, at a time.
+const MERGED: u64 = 64 << 20;
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,16 +57,7 @@ pub fn apply<S: Disk, T: Disk>(
     progress: &dyn Progress,
 ) -> Result<Applied> {
     let survey = plan(store, &target.name(), target.size())?;
-    let total = survey.exceptions * store.chunk_bytes();
-    let mut copier = Copier {
-        store,
-        target,
-        buf: Vec::new(),
-        done: 0,
-        written: 0,
-        total,
-        progress,
-    };
+    let mut copier = Copier::new(store, target, survey, progress);
     for run in store.runs() {
         copier.copy(run?)?;
     }
@@ -75,11 +69,44 @@ pub fn apply<S: Disk, T: Disk>(
     })
 }
 
-/// Empties the list of a store whose content is safe elsewhere, as a finished merge leaves it.
-pub fn consume<S: Disk>(store: &Store<S>) -> Result<()> {
-    let area = store.layout().area_chunk(0) * store.chunk_bytes();
-    disk::write(store.disk(), area, &vec![0; store.layout().chunk().bytes()])?;
-    disk::flush(store.disk())
+/// Does the same, and empties the store as a merge in the kernel does: from the end of the list on, and an exception
+/// leaves it only when its content is durable in `target`. The store has to be open for writing.
+pub fn merge<S: Disk, T: Disk>(
+    store: &mut Store<S>,
+    target: &T,
+    progress: &dyn Progress,
+) -> Result<Applied> {
+    merge_by(store, target, MERGED, progress)
+}
+
+/// [`merge`], where so many bytes are made durable at a time.
+pub fn merge_by<S: Disk, T: Disk>(
+    store: &mut Store<S>,
+    target: &T,
+    bytes: u64,
+    progress: &dyn Progress,
+) -> Result<Applied> {
+    let survey = plan(store, &target.name(), target.size())?;
+    store.forget_summary()?;
+    let batch = (bytes / store.chunk_bytes()).max(1);
+    let mut copier = Copier::new(store, target, survey, progress);
+    let mut left = survey.exceptions;
+    while left > 0 {
+        let keep = left.saturating_sub(batch);
+        for run in store.runs_between(keep, left) {
+            copier.copy(run?)?;
+        }
+        disk::flush(target)?;
+        // A cut that is lost in a power cut only means that this is done again.
+        store.cut(keep)?;
+        left = keep;
+    }
+    let bytes = copier.written;
+    disk::flush(store.disk())?;
+    Ok(Applied {
+        exceptions: survey.exceptions,
+        bytes,
+    })
 }
 
 struct Copier<'a, S, T> {
@@ -94,7 +121,19 @@ struct Copier<'a, S, T> {
     progress: &'a dyn Progress,
 }
 
-impl<S: Disk, T: Disk> Copier<'_, S, T> {
+impl<'a, S: Disk, T: Disk> Copier<'a, S, T> {
+    fn new(store: &'a Store<S>, target: &'a T, survey: Survey, progress: &'a dyn Progress) -> Self {
+        Self {
+            store,
+            target,
+            buf: Vec::new(),
+            done: 0,
+            written: 0,
+            total: survey.exceptions * store.chunk_bytes(),
+            progress,
+        }
+    }
+
     fn copy(&mut self, run: Run) -> Result<()> {
         let chunk = self.store.chunk_bytes();
         let batch = (BATCH as u64 / chunk).max(1);

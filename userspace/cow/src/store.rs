@@ -127,12 +127,58 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// The part of the checked list from entry `start` up to entry `end`, as runs.
+    pub(crate) fn runs_between(
+        &self,
+        start: u64,
+        end: u64,
+    ) -> Runs<std::iter::Take<Entries<'_, D>>> {
+        let entries = Entries {
+            raw: self.raw_entries_from(start),
+            seen: Seen::default(),
+        };
+        let count = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
+        Runs {
+            entries: entries.take(count),
+            open: None,
+        }
+    }
+
+    /// Ends the list before entry `n`, which is in it or just behind it.
+    pub(crate) fn cut(&self, n: u64) -> Result<()> {
+        let (area, slot) = (n / self.layout.entries(), n % self.layout.entries());
+        let size = self.header.chunk.bytes();
+        let at = slot as usize * ENTRY_LEN;
+        let start = self.layout.area_chunk(area) * size as u64;
+        disk::write(&self.disk, start + at as u64, &vec![0; size - at])
+    }
+
+    /// Makes it a store without a summary, durably, as it has to be before an entry leaves the list.
+    pub(crate) fn forget_summary(&mut self) -> Result<()> {
+        if self.summary == Ok(None) {
+            return Ok(());
+        }
+        let mut sector = [0; SECTOR_SIZE as usize];
+        for (to, from) in sector.iter_mut().zip(self.header.encode()) {
+            *to = from;
+        }
+        disk::write(&self.disk, 0, &sector)?;
+        disk::flush(&self.disk)?;
+        self.summary = Ok(None);
+        Ok(())
+    }
+
     /// The list as it stands on the disk. Fails only where it cannot be read or has no end.
     pub(crate) fn raw_entries(&self) -> RawEntries<'_, D> {
+        self.raw_entries_from(0)
+    }
+
+    /// The same from entry `n` on, which is in the list or just behind it.
+    fn raw_entries_from(&self, n: u64) -> RawEntries<'_, D> {
         RawEntries {
             store: self,
-            area: 0,
-            slot: 0,
+            area: n / self.layout.entries(),
+            slot: (n % self.layout.entries()) as usize,
             bytes: Vec::new(),
             done: false,
         }

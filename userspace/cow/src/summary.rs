@@ -103,9 +103,11 @@ fn read_pages<D: Disk>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply;
     use crate::check;
     use crate::check::Report;
     use crate::info::Info;
+    use crate::progress::Silent;
     use crate::writer::Ground;
     use crate::MemDisk;
     use crate::Writer;
@@ -180,6 +182,19 @@ mod tests {
         let mut bytes = summarised();
         bytes.truncate(19 * CHUNK);
         assert_eq!(code(&check(bytes)), "summary");
+    }
+
+    #[test]
+    fn a_merge_forgets_it_first() {
+        let disk = MemDisk::new(summarised());
+        let mut store = Store::open(&disk).unwrap();
+        let target = MemDisk::new(vec![0; 11 * CHUNK]);
+        let merged = apply::merge(&mut store, &target, &Silent).unwrap();
+        assert_eq!(merged.exceptions, 3);
+        let report = check(disk.to_bytes());
+        assert_eq!((report.problems, report.exceptions), (0, 0), "{report:?}");
+        let info = Info::of(&Store::open(disk).unwrap()).unwrap();
+        assert_eq!((info.version, info.summarised), (1, None));
     }
 
     /// Entry 0 is not covered by a checksum: whoever changes a list has to forget its summary first.

@@ -7,7 +7,9 @@ mod common;
 use common::chunk;
 use common::diff;
 use common::pattern;
+use common::Cached;
 use common::Failing;
+use common::Power;
 use common::CHUNK;
 use dmholey_cow::apply;
 use dmholey_cow::disk::Access;
@@ -174,13 +176,99 @@ fn a_store_cut_at_any_write_is_none() {
 }
 
 #[test]
-fn consuming_leaves_an_empty_store() {
-    let image = diff(&pattern(600 * CHUNK, 1), &pattern(600 * CHUNK, 2));
-    let store = store(image);
-    apply::consume(&store).unwrap();
+fn a_merge_leaves_an_empty_store() {
+    let (old, new) = (pattern(600 * CHUNK, 1), pattern(600 * CHUNK, 2));
+    let mut store = store(diff(&old, &new));
+    let target = MemDisk::new(old);
+    let merged = apply::merge(&mut store, &target, &Silent).unwrap();
+    assert_eq!(merged.exceptions, 600);
+    assert!(target.into_bytes() == new);
     assert_eq!(store.survey().unwrap().exceptions, 0);
     let report = dmholey_cow::check::check(store.into_disk(), None).unwrap();
     assert_eq!(report.problems, 0);
+}
+
+/// A disk, and a store with some of its chunks in no order, which the list has more than one area for.
+fn scattered(count: u64) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let old = pattern(400 * CHUNK + 700, 1);
+    let mut new = old.clone();
+    let changed = pattern(old.len(), 2);
+    let mut numbers: Vec<u64> = (0..401).collect();
+    numbers.sort_unstable_by_key(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    numbers.truncate(count as usize);
+    numbers.sort_unstable();
+    for &n in &numbers {
+        let end = new.len().min((n as usize + 1) * CHUNK);
+        let range = n as usize * CHUNK..end;
+        new[range.clone()].copy_from_slice(&changed[range]);
+    }
+    let image = diff(&old, &new);
+    (old, new, image)
+}
+
+/// What is left in the list, over what is in the disk, is the new content.
+fn is_whole(image: &[u8], disk: &[u8], new: &[u8]) -> bool {
+    apply_to(image, disk) == new
+}
+
+/// Merges while the power is cut again and again. Returns how often something was lost.
+fn merge_with_cuts(count: u64, batch: u64, steps: u64, seed: u64, lies: bool) -> u64 {
+    let (mut disk, new, mut image) = scattered(count);
+    let (mut lost, mut cuts) = (0, 0);
+    loop {
+        // Each time a little longer, so that there is an end.
+        let power = Power::for_steps(steps + 5 * cuts);
+        let mut store = Store::open(Cached::new(&power, image)).unwrap();
+        let mut target = Cached::new(&power, disk);
+        target.lies = lies;
+        let merged = apply::merge_by(&mut store, &target, batch * CHUNK as u64, &Silent);
+        cuts += 1;
+        let done = merged.is_ok();
+        image = store.into_disk().cut(seed + 3 * cuts);
+        disk = target.cut(seed + 7 * cuts);
+        lost += u64::from(!is_whole(&image, &disk, &new));
+        if done {
+            assert_eq!(self::store(image).survey().unwrap().exceptions, 0);
+            return lost;
+        }
+    }
+}
+
+/// An exception leaves the list only when its content is durable in the disk; and without the flush this would be seen.
+#[test]
+fn power_cuts_lose_nothing_of_a_merge() {
+    let mut seen = 0;
+    for seed in 0..24 {
+        let (batch, steps) = (1 + seed * 13 % 100, 3 + seed * 7 % 90);
+        let count = 1 + seed * 29 % 400;
+        assert_eq!(merge_with_cuts(count, batch, steps, seed, false), 0);
+        seen += merge_with_cuts(count, batch, steps, seed, true);
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+/// Who goes on does what is left, and a batch of what was done.
+#[test]
+fn a_merge_that_was_interrupted_goes_on() {
+    let (old, new, image) = scattered(350);
+    let (power, disk) = (Power::for_steps(u64::MAX), MemDisk::new(image));
+    let target = Cached::new(&power, old);
+    let mut done = 0;
+    for stop in [2, 30, 10_000] {
+        let mut store = Store::open(&disk).unwrap();
+        let left = store.survey().unwrap().exceptions;
+        let batch = 50 * CHUNK as u64;
+        match apply::merge_by(&mut store, &target, batch, &StopAfter(stop.into())) {
+            Ok(merged) => {
+                assert_eq!(merged.exceptions, left);
+                assert!(left <= 250, "{left}");
+                done += 1;
+            }
+            Err(error) => assert_eq!(error.kind(), Kind::Interrupted),
+        }
+    }
+    assert_eq!(done, 1);
+    assert!(target.cut(8) == new);
 }
 
 #[test]

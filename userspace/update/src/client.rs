@@ -692,7 +692,8 @@ fn of(version: &catalog::Version) -> Version {
     }
 }
 
+/// Copies a store, which is empty after that, as after a merge in the kernel. Interrupted, it has what is left.
 fn copy(store: &Path, disk: &Device, watch: &dyn Progress) -> Result<apply::Applied> {
-    let mut store = Store::open(Device::open(store, Access::Read)?)?;
-    Ok(apply::apply(&mut store, disk, watch)?)
+    let mut store = Store::open(Device::open(store, Access::Write)?)?;
+    Ok(apply::merge(&mut store, disk, watch)?)
 }

@@ -3,7 +3,7 @@
 //! Brings a disk to a published version of its image.
 //!
 //! What happens to the disk is one thing only: a COW store is copied or merged into it, which can be
-//! interrupted and done again. All else happens beside it: deltas are fetched, each part checked when it
+//! interrupted and goes on with what is left. All else happens beside it: deltas are fetched, each part checked when it
 //! arrives; the store is made of them and of the disk, and what it shows over the disk is compared with
 //! the digest of the version; and the way back is kept before the first byte changes.
 //!

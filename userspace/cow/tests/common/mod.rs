@@ -13,6 +13,7 @@ use dmholey_cow::Writer;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::sync::Mutex;
 
 /// Bytes of the smallest chunk.
 pub const CHUNK: usize = 4096;
@@ -90,5 +91,96 @@ impl Disk for Failing {
 
     fn reserve(&self, size: u64) -> io::Result<()> {
         self.inner.reserve(size)
+    }
+}
+
+/// What machines with several disks live on: so many writes and flushes, and then nothing.
+pub struct Power(AtomicU64);
+
+impl Power {
+    pub fn for_steps(steps: u64) -> Self {
+        Self(AtomicU64::new(steps))
+    }
+
+    fn step(&self) -> io::Result<()> {
+        let step = |left: u64| left.checked_sub(1);
+        let left = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, step);
+        left.map_or(Err(io::Error::other("no power")), |_| Ok(()))
+    }
+}
+
+/// A disk with a cache that is lost when the power goes, in parts and in no order.
+pub struct Cached<'a> {
+    power: &'a Power,
+    /// Whether flushes do nothing.
+    pub lies: bool,
+    /// What is durable, what is read, and what was written since the last flush.
+    content: Mutex<(Vec<u8>, MemDisk, Vec<(u64, Vec<u8>)>)>,
+}
+
+impl<'a> Cached<'a> {
+    pub fn new(power: &'a Power, bytes: Vec<u8>) -> Self {
+        let content = Mutex::new((bytes.clone(), MemDisk::new(bytes), Vec::new()));
+        Self {
+            power,
+            lies: false,
+            content,
+        }
+    }
+
+    /// What a power cut leaves: of what was not flushed, some sectors.
+    pub fn cut(self, seed: u64) -> Vec<u8> {
+        let (mut durable, _, writes) = self.content.into_inner().unwrap();
+        let mut state = seed | 1;
+        for (offset, bytes) in writes {
+            for (sector, at) in bytes.chunks(512).zip((offset as usize..).step_by(512)) {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                // Sometimes all of it, sometimes hardly anything.
+                if (state >> 56) % 8 < seed % 9 {
+                    durable[at..at + sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        durable
+    }
+}
+
+impl Disk for Cached<'_> {
+    fn name(&self) -> String {
+        "cached".to_owned()
+    }
+
+    fn size(&self) -> u64 {
+        self.content.lock().unwrap().1.size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.content.lock().unwrap().1.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let mut content = self.content.lock().unwrap();
+        let powered = self.power.step();
+        // It may have come so far all the same.
+        content.2.push((offset, buf.to_vec()));
+        powered?;
+        content.1.write_at(offset, buf)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.power.step()?;
+        let mut content = self.content.lock().unwrap();
+        let (durable, _, writes) = &mut *content;
+        if !self.lies {
+            for (offset, bytes) in writes.drain(..) {
+                let at = offset as usize;
+                durable[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+        Ok(())
     }
 }

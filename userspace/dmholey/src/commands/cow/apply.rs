@@ -33,7 +33,7 @@ pub struct Apply {
     /// Leave the image as it is, which is the default; online this needs room for a copy of it
     #[arg(long, conflicts_with = "consume")]
     keep: bool,
-    /// Empty the image, as a merge does, once its content is safely on the disk
+    /// Empty the image, as a merge does: what is safely on the disk leaves it
     #[arg(long)]
     consume: bool,
     /// Folder for the copy of the image, if not beside it
@@ -101,12 +101,11 @@ fn offline(args: &Apply, output: Output) -> anyhow::Result<Applied> {
     let disk = Device::open(&args.to, Access::Write)?;
     signals::install()?;
     let meter = Meter::new(format!("writing to {}", disk.name()), output);
-    let applied = apply::apply(&mut store, &disk, &meter)?;
-    drop(meter);
-    if args.consume {
-        apply::consume(&store)?;
-    }
-    Ok(applied)
+    Ok(if args.consume {
+        apply::merge(&mut store, &disk, &meter)?
+    } else {
+        apply::apply(&mut store, &disk, &meter)?
+    })
 }
 
 fn text(report: &Report) -> String {

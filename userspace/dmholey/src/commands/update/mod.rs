@@ -34,8 +34,8 @@ pub enum Update {
     /// Get the version that was made ready into the disk
     ///
     /// The way back is kept first. A disk that is the origin of live snapshots gets it by a merge in the
-    /// kernel, under the running system; the snapshots go on to show what they showed. What was interrupted is
-    /// repeated as it was.
+    /// kernel, under the running system; the snapshots go on to show what they showed. What was interrupted goes
+    /// on where it was.
     Apply(apply::Apply),
     /// Show which version the disk is, and how far an update is; nobody is asked
     Status(status::Status),
