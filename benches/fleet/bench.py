@@ -75,6 +75,26 @@ def at_work(work, www, root, port, clients, *what):
     return {"bytes": sent / clients, "cpu": server.cpu / clients}
 
 
+STEPS = {"pull": "pull", "apply": "apply, nobody uses the disk", "rollback": "roll back, the same"}
+
+
+def at_the_client(pair, work, www, root):
+    """Seconds of the processor and MiB of memory that an update takes at a client with a real disk: a file, here."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        folder = Path(folder)
+        job = tools.Job(pair / "old.img", pair / "fresh.img", folder)
+        job.www.rmdir()
+        job.www.symlink_to(www)
+        job.lay_old()
+        with Served(job, free_port()) as server:
+            config = folder / "update.toml"
+            lines = {"disk": job.out, "state": folder / "state", "root": root}
+            text = "".join(f'{name} = "{path}"\n' for name, path in lines.items())
+            config.write_text(f'{text}mirrors = ["{server.url}"]\n')
+            costs = {step: tools.dmholey("update", step, "--config", config) for step in STEPS}
+        return {step: {"cpu": cost.cpu, "peak": cost.peak} for step, cost in costs.items()}
+
+
 def rsync(pair, work):
     """The same of an rsync daemon: for an update, and for finding out that there is none."""
 
@@ -105,6 +125,8 @@ def measure(options, work):
         poll = at_work(work, www, root, port, clients, "poll")
         found["static"][clients] = {"update": update, "poll": poll}
         tell(f"{clients} clients, static files", update, poll)
+    found["client"] = at_the_client(options.pair, work, www, root)
+    print(", ".join(f"{step}: {cost['cpu']:.1f} s, {cost['peak']:.0f} MiB" for step, cost in found["client"].items()), flush=True)
     update, poll = rsync(options.pair, work)
     found["rsync"] = {"update": update, "poll": poll}
     tell("rsync daemon", update, poll)
@@ -148,7 +170,9 @@ def text(found):
     header = ("", "Update, bytes", "CPU, ms", "Poll, bytes", "CPU, ms")
     ours, theirs = fleet_rows(found["static"][counts[-1]]), fleet_rows(found["rsync"])
     fleet = [(name, chart.number(value), chart.number(other)) for (name, value), (_, other) in zip(ours, theirs)]
+    client = [(STEPS[step], f"{cost['cpu']:.1f}", chart.number(cost["peak"])) for step, cost in found["client"].items()]
     return PAGE.format(
+        client=page.list_table(("", "CPU, s", "Memory, MiB"), client, "50 25 25"),
         costs=page.list_table(header, body, "36 16 16 16 16"),
         fleet=page.list_table(("", "static files", "rsync daemon"), fleet, "50 25 25"),
         size=f"{found['image'] / 2**30:g} GiB",
@@ -182,6 +206,16 @@ A poll is one conditional request; the bytes are those that nginx sends, with HT
 rsync's clients came one after the other, each with a whole image; its bytes are those of both directions, and its poll ({polls} of them) finds an
 image with the size and the time of the server's.
 CPU is that of the server's processes, in the program and in the kernel for it.
+
+What a client takes
+===================
+
+The same update at a client with the whole disk, which is a file here:
+
+{client}
+
+A pull reads all of the disk once, for the digest of what it will be; an apply does so once more.
+Memory is the most that the program had at a time, with its own text.
 
 A fleet of {many}
 {line}

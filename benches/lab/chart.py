@@ -30,7 +30,15 @@ NAMES = {
     "clone": "dm-clone",
     "reflink": "reflinked file on XFS",
 }
-VARIANTS = {"summary": "with a summary", "0": "no copier", "1": "1 copier", "2": "2 copiers", "4": "4 copiers"}
+VARIANTS = {
+    "summary": "with a summary",
+    "quiet": "nobody joins",
+    "whole": "all of it",
+    "0": "no copier",
+    "1": "1 copier",
+    "2": "2 copiers",
+    "4": "4 copiers",
+}
 LEFT, RIGHT, WIDTH, BAR, GAP = 250, 90, 960, 14, 12
 
 

@@ -134,32 +134,46 @@ class Boot:
             self.failed.append(f"{self.profile}: {said['failed']}")
 
 
-class Cluster(Boot):
-    """Two virtual machines and a database: standby.py."""
+class Failover(Boot):
+    """Three virtual machines: failover.py."""
+
+    program = "failover.py"
 
     def command(self):
         options = self.options
         machine = ["--vm=--kernel", f"--vm={options.kernel}", "--vm=--accel", "--vm=tcg"]
         if options.module:
             machine += ["--vm=--module", f"--vm={options.module}"]
-        subjects = ["--subjects", *options.subject] if options.subject else []
+        return [sys.executable, "-B", HERE / self.program, *machine]
+
+
+class Standby(Failover):
+    """Two virtual machines and a database: standby.py."""
+
+    program = "standby.py"
+
+    def command(self):
+        subjects = ["--subjects", *self.options.subject] if self.options.subject else []
         sizes = dict.fromkeys(row.bench.rpartition("-")[2].removesuffix("m") for row in self.rows)
-        return [sys.executable, "-B", HERE / "standby.py", *sizes, *machine, *subjects]
+        return [*super().command(), *sizes, *subjects]
 
 
 def begin(options, profile, wanted):
-    """What measures the rows of a profile."""
+    """What measures the rows of a profile, one after the other."""
     if profile == rows.NATIVE:
-        return Native(wanted)
-    if profile == rows.CLUSTER:
-        return Cluster(options, profile, wanted)
-    return Boot(options, profile, wanted)
+        return [Native(wanted)]
+    if profile != rows.CLUSTER:
+        return [Boot(options, profile, wanted)]
+    failover = [row for row in wanted if row.bench.startswith("volume-failover")]
+    standby = [row for row in wanted if row not in failover]
+    parts = ((Standby, standby), (Failover, failover))
+    return [program(options, profile, part) for program, part in parts if part]
 
 
 def measure(options):
     """All results, and what went wrong."""
     chosen = rows.chosen(options.quick, options.only, options.profile)
-    boots = [begin(options, profile, wanted) for profile, wanted in chosen.items()]
+    boots = [boot for profile, wanted in chosen.items() for boot in begin(options, profile, wanted)]
     found, wrong = [], []
 
     def judge(boot):

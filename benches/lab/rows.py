@@ -63,7 +63,7 @@ class Row:
         """Who is in it, as it is shown: the limits first, then stock, ours and the others."""
         names = dict.fromkeys(name for pair in self.pairs for name in pair)
         order = ("raw", "linear", "copy", "dd", "stock", "holey")
-        variants = ("", "summary", "idle", *reversed(RATES), "0", *COPIERS, *TRIPS, *STAGES)
+        variants = ("", "summary", "idle", "quiet", "whole", *reversed(RATES), "0", *COPIERS, *TRIPS, *STAGES)
 
         def place(name):
             kind, _, variant = name.partition("-")
@@ -143,6 +143,11 @@ def volume_rows():
         )
 
 
+def join_row(bench, title, unit, **more):
+    pairs = (("holey", "holey-quiet"),)
+    return Row(f"volume-join{bench}", "volume_join", "join", title, unit, pairs, ("free",), **more)
+
+
 def replica_row(mib):
     title, pairs, disks = f"a further replica of {mib} MiB", (("holey", "dd"),), ("free",)
     return Row(f"volume-replica-{mib}m", "volume_replica", f"replica, {mib} MiB", title, "s", pairs, disks, better="lower")
@@ -155,6 +160,11 @@ def standby_rows(mib):
     for name, what, unit in (("", "a hot standby", "s"), ("written-", written, "MiB")):
         title = f"{what}, {mib} MiB in a table"
         yield Row(f"volume-standby-{name}{mib}m", "", f"standby, {mib} MiB", title, unit, pairs, (CLUSTER,), better="lower")
+
+
+def failover_row(phase, what):
+    title, pairs = f"a fail-over: {what}", (("holey", "holey-whole"),)
+    return Row(f"volume-failover-{phase}", "", f"fail-over, {phase}", title, "s", pairs, (CLUSTER,), better="lower")
 
 
 def agents_row(under_way):
@@ -255,6 +265,8 @@ ROWS = (
         ("free",),
     ),
     Row("volume-again", "volume_again", "second write", "second writes", "IOPS", against("raw", "linear")[1:3], ("free",)),
+    join_row("", "second writes for half a second, in which a replica joins", "IOPS"),
+    join_row("-longest", "the longest of them", "us", better="lower"),
     replica_row(64),
     replica_row(256),
     *(row for mib in DATABASES for row in standby_rows(mib)),
@@ -268,6 +280,10 @@ ROWS = (
         ("free", "2ms"),
         better="lower",
     ),
+    failover_row("detection", "until a copier tells that the writer is silent"),
+    failover_row("fencing", "until the writer has no power"),
+    failover_row("takeover", "until a copier is the writer"),
+    failover_row("merge", "until its overlay is in the volume, while it writes"),
     *(agents_row(under_way) for under_way in UNDER_WAY),
     scale_row("read-unchanged", "scaling", "reads of unchanged chunks", "IOPS", against("linear"), profiles=tuple(CPUS)),
     scale_row("read-changed", "scaling", "reads of changed chunks", "IOPS", against("linear"), profiles=tuple(CPUS)),

@@ -190,6 +190,32 @@ volume_replica() {
     fi
 }
 
+# A replica joins while somebody writes what is stable: nothing is any more then.
+g_volume_join() {
+    volume_disks
+    each holey volume_join
+}
+
+volume_join() {
+    local load when
+    for when in "$1-quiet" "$1"; do
+        shared 36 2 200
+        job $D/vol randwrite 32M --iodepth=64
+        job $D/vol randwrite 32M --iodepth=64 --time_based --runtime=500ms &
+        load=$!
+        if [ "$when" = "$1" ]; then
+            sleep 0.1
+            new_replica 3
+            copiers=3
+            kill -0 $load || die "the load has ended before the replica was there"
+        fi
+        wait $load
+        emit volume-join "$when" IOPS "$(asked .write.iops)"
+        emit volume-join-longest "$when" us "$(asked '.write.clat_ns.max / 1000')"
+        unshared
+    done
+}
+
 # The writer is gone and a copier with an overlay of 64 MiB takes its place; another copier goes on.
 g_volume_takeover() {
     disk origin 128

@@ -117,6 +117,7 @@ killed() {
 merges() { [ -n "$(dmsetup table base-apply)" ]; }
 
 # What it has left is used by the next one, by whatever name, and nothing of it stays.
+# limit: 200
 t_killed() {
     local table
     make_versions
