@@ -116,13 +116,24 @@ pub struct Cached<'a> {
     power: &'a Power,
     /// Whether flushes do nothing.
     pub lies: bool,
-    /// What is durable, what is read, and what was written since the last flush.
-    content: Mutex<(Vec<u8>, MemDisk, Vec<(u64, Vec<u8>)>)>,
+    content: Mutex<Content>,
+}
+
+struct Content {
+    durable: Vec<u8>,
+    /// What is read.
+    read: MemDisk,
+    /// What was written since the last flush, and where.
+    writes: Vec<(u64, Vec<u8>)>,
 }
 
 impl<'a> Cached<'a> {
     pub fn new(power: &'a Power, bytes: Vec<u8>) -> Self {
-        let content = Mutex::new((bytes.clone(), MemDisk::new(bytes), Vec::new()));
+        let content = Mutex::new(Content {
+            durable: bytes.clone(),
+            read: MemDisk::new(bytes),
+            writes: Vec::new(),
+        });
         Self {
             power,
             lies: false,
@@ -132,7 +143,11 @@ impl<'a> Cached<'a> {
 
     /// What a power cut leaves: of what was not flushed, some sectors.
     pub fn cut(self, seed: u64) -> Vec<u8> {
-        let (mut durable, _, writes) = self.content.into_inner().unwrap();
+        let Content {
+            mut durable,
+            writes,
+            ..
+        } = self.content.into_inner().unwrap();
         let mut state = seed | 1;
         for (offset, bytes) in writes {
             for (sector, at) in bytes.chunks(512).zip((offset as usize..).step_by(512)) {
@@ -155,26 +170,28 @@ impl Disk for Cached<'_> {
     }
 
     fn size(&self) -> u64 {
-        self.content.lock().unwrap().1.size()
+        self.content.lock().unwrap().read.size()
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.content.lock().unwrap().1.read_at(offset, buf)
+        self.content.lock().unwrap().read.read_at(offset, buf)
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         let mut content = self.content.lock().unwrap();
         let powered = self.power.step();
         // It may have come so far all the same.
-        content.2.push((offset, buf.to_vec()));
+        content.writes.push((offset, buf.to_vec()));
         powered?;
-        content.1.write_at(offset, buf)
+        content.read.write_at(offset, buf)
     }
 
     fn flush(&self) -> io::Result<()> {
         self.power.step()?;
         let mut content = self.content.lock().unwrap();
-        let (durable, _, writes) = &mut *content;
+        let Content {
+            durable, writes, ..
+        } = &mut *content;
         if !self.lies {
             for (offset, bytes) in writes.drain(..) {
                 let at = offset as usize;
