@@ -86,9 +86,10 @@ class Session:
         self.totals = {}
         self.facts = {}
 
-    def is_over(self):
+    def is_over(self, share=1):
+        """Whether that share of the time for faults has passed."""
         minutes = self.options.minutes
-        return minutes is not None and time.monotonic() - self.started > 60 * minutes
+        return minutes is not None and time.monotonic() - self.started > 60 * minutes * share
 
     def say(self, text):
         print(f"[{time.monotonic() - self.started:6.0f} s] {text}", flush=True)
@@ -116,14 +117,16 @@ def explain(error):
 
 def run_faults(session, names):
     """Rounds, in two clusters, with and without a write-back buffer, for as long as nothing fails."""
-    for kind, write_back in (("fault", None), ("write-back", WRITE_BACK_MIB)):
+    kinds = [("fault", None), ("write-back", WRITE_BACK_MIB)]
+    for count, (kind, write_back) in enumerate(kinds, 1):
+        share = count / len(kinds)
         left = [(number, name) for number, name in enumerate(names) if name.startswith(f"{kind}/")]
-        while left:
+        while left and not session.is_over(share):
             with session.machines() as machines:
-                left = run_some(session, machines, left, write_back)
+                left = run_some(session, machines, left, write_back, share)
 
 
-def run_some(session, machines, left, write_back):
+def run_some(session, machines, left, write_back, share):
     """What is left when something has failed, or nothing."""
     nodes = fleet.Fleet(machines, session.options.seed, write_back=write_back)
     began, name, number = time.monotonic(), f"{left[0][1].partition('/')[0]}/begin", 0
@@ -131,7 +134,7 @@ def run_some(session, machines, left, write_back):
         faults.begin(nodes)
         session.say(f"{len(nodes.members)} nodes are up and loaded ({machines.options.accel})")
         for number, name in left:
-            if session.is_over():
+            if session.is_over(share):
                 break
             began = time.monotonic()
             numbers = random.Random(f"{session.options.seed} {number} {name}")
@@ -146,7 +149,7 @@ def run_some(session, machines, left, write_back):
         return []
     except Exception as error:
         session.note(name, began, explain(error) + "\n" + last_words(nodes))
-        return [] if name.endswith("/begin") or session.is_over() else [(other, each) for other, each in left if other > number]
+        return [] if name.endswith("/begin") or session.is_over(share) else [(other, each) for other, each in left if other > number]
     finally:
         session.add(nodes.counts | {"sectors compared": nodes.sectors_compared, "fenced by agents": len(nodes.fenced)})
         session.add(nodes.totals())

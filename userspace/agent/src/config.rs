@@ -59,7 +59,7 @@ const fn patience_ms() -> u64 {
 }
 
 const fn fence_ms() -> u64 {
-    60_000
+    240_000
 }
 
 const fn keep_patience_ms() -> u64 {
@@ -178,6 +178,9 @@ impl Config {
         if file.beat_ms == 0 || file.patience_ms < 2 * file.beat_ms {
             let text = "patience_ms has to be at least twice beat_ms, and that not 0";
             return Err(wrong(text.into()));
+        }
+        if file.fence_ms < 1000 {
+            return Err(wrong("fence_ms has to be at least 1000".into()));
         }
         if file.keep_patience_ms < file.patience_ms {
             return Err(wrong(

@@ -116,7 +116,9 @@ pub struct Status {
     pub suspected: NodeSet,
     /// How many requests they have not answered.
     pub outstanding: BTreeMap<NodeId, u64>,
-    /// Those for whom a claim waits.
+    /// The ballot of its claim, if it claims.
+    pub claim: Option<Ballot>,
+    /// Those for whom that waits.
     pub waiting: NodeSet,
     /// Whether an overlay is being merged into the volume.
     pub merging: bool,
@@ -323,6 +325,7 @@ impl<T: Target> Driver<T> {
             members: self.node.members(),
             suspected: self.node.suspected(),
             outstanding: self.node.outstanding(),
+            claim: self.node.claim_ballot(),
             waiting: self.node.waiting(),
             merging: self.node.is_merging(),
             recycling: self.node.turns().iter().next(),

@@ -12,6 +12,7 @@ use crate::shell;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::event::RoleName;
 use dmholey_cluster::ids::Attachment;
+use dmholey_cluster::ids::Ballot;
 use dmholey_cluster::ids::NodeId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,7 +59,7 @@ pub(crate) async fn listen(
     told: watch::Sender<News>,
 ) {
     let names = Names::of(&config);
-    let under_way = Arc::default();
+    let under_way = UnderWay::default();
     while let Some(report) = reports.recv().await {
         match report {
             Report::Role(role) => {
@@ -71,13 +72,12 @@ pub(crate) async fn listen(
                 });
             }
             Report::Suspect(node, attachment) => {
-                let fenced = Input::Fenced(node, Some(attachment));
-                let what = (node, Some(attachment));
-                begin_fencing(&config, &under_way, what, fenced, &inlets);
+                let what = Fencing::Suspect(node, attachment);
+                begin_fencing(&config, &under_way, what, &inlets);
             }
             Report::Awaited(node, ballot) => {
-                let fenced = Input::FencedFor(node, ballot);
-                begin_fencing(&config, &under_way, (node, None), fenced, &inlets);
+                let what = Fencing::Claim(node, ballot);
+                begin_fencing(&config, &under_way, what, &inlets);
             }
             Report::Turn => told.send_modify(|news| news.turns += 1),
             // Who is to be the writer then is for the engine to say.
@@ -86,23 +86,58 @@ pub(crate) async fn listen(
     }
 }
 
-/// A node that is to be fenced, and for what: a suspicion of this attachment, or a claim.
-type Fencing = (NodeId, Option<Attachment>);
+/// Why a node is fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fencing {
+    /// It is suspected, with this attachment.
+    Suspect(NodeId, Attachment),
+    /// The claim of this ballot waits for it.
+    Claim(NodeId, Ballot),
+}
+
+impl Fencing {
+    fn node(self) -> NodeId {
+        match self {
+            Self::Suspect(node, _) | Self::Claim(node, _) => node,
+        }
+    }
+
+    /// What is said when it is done.
+    fn done(self) -> Input {
+        match self {
+            Self::Suspect(node, attachment) => Input::Fenced(node, Some(attachment)),
+            Self::Claim(node, ballot) => Input::FencedFor(node, ballot),
+        }
+    }
+
+    /// Whether somebody still waits for it.
+    async fn is_wanted(self, inlets: &Inlets) -> bool {
+        let Some(status) = inlets.status().await else {
+            return false;
+        };
+        match self {
+            Self::Suspect(node, attachment) => {
+                let is_that =
+                    |&(id, own, _): &(NodeId, Attachment, bool)| (id, own) == (node, attachment);
+                status.suspected.contains(node) && status.members.iter().any(is_that)
+            }
+            Self::Claim(node, ballot) => {
+                status.claim == Some(ballot) && status.waiting.contains(node)
+            }
+        }
+    }
+}
+
+/// What is being fenced.
+type UnderWay = Arc<Mutex<BTreeSet<Fencing>>>;
 
 /// Has a node fenced, if there is a command for that and it does not run already.
-fn begin_fencing(
-    config: &Arc<Config>,
-    under_way: &Arc<Mutex<BTreeSet<Fencing>>>,
-    what: Fencing,
-    fenced: Input,
-    inlets: &Inlets,
-) {
+fn begin_fencing(config: &Arc<Config>, under_way: &UnderWay, what: Fencing, inlets: &Inlets) {
     if let (Some(text), true) = (config.fence.clone(), lock(under_way).insert(what)) {
         let (config, under_way, inlets) = (config.clone(), under_way.clone(), inlets.clone());
         tokio::spawn(async move {
-            let name = config.nodes.get(&what.0).map_or("", |peer| &peer.name);
-            fence(&text, name, config.fence_limit, what, fenced, &inlets).await;
-            lock(&under_way).remove(&what);
+            let name = config.nodes.get(&what.node()).map_or("", |peer| &peer.name);
+            fence(&text, name, config.fence_limit, what, &under_way, &inlets).await;
         });
     }
 }
@@ -117,7 +152,7 @@ async fn fence(
     name: &str,
     limit: Duration,
     what: Fencing,
-    fenced: Input,
+    under_way: &UnderWay,
     inlets: &Inlets,
 ) {
     loop {
@@ -128,30 +163,28 @@ async fn fence(
         inlets.figures.fence(done.is_ok());
         let Err(error) = done else {
             info!("{name} is fenced");
-            if inlets.engine.send(Command::Input(fenced)).await.is_err() {
+            lock(under_way).remove(&what);
+            if inlets
+                .engine
+                .send(Command::Input(what.done()))
+                .await
+                .is_err()
+            {
                 info!("the agent ends");
             }
             return;
         };
         error!("{name} could not be fenced, which is tried again: {text}: {error}");
         sleep(RETRY).await;
-        if !is_wanted(what, inlets).await {
+        // Whoever wants it from here on begins it, and whoever did before is asked.
+        lock(under_way).remove(&what);
+        if !what.is_wanted(inlets).await {
             info!("{name} need not be fenced any more");
             return;
         }
-    }
-}
-
-/// Whether somebody still waits for a node to be fenced.
-async fn is_wanted((node, attachment): Fencing, inlets: &Inlets) -> bool {
-    let Some(status) = inlets.status().await else {
-        return false;
-    };
-    let is_that =
-        |&(id, own, _): &(NodeId, Attachment, bool)| (id, Some(own)) == (node, attachment);
-    match attachment {
-        Some(_) => status.suspected.contains(node) && status.members.iter().any(is_that),
-        None => status.waiting.contains(node),
+        if !lock(under_way).insert(what) {
+            return;
+        }
     }
 }
 
@@ -160,30 +193,33 @@ mod tests {
     use super::*;
     use crate::driver::queues;
     use crate::driver::Status;
-    use dmholey_cluster::ids::Ballot;
     use dmholey_cluster::ids::NodeSet;
     use std::fs;
 
     const NODE: NodeId = NodeId::new(2).unwrap();
     const OWN: Attachment = Attachment(7);
 
-    /// How things are at a writer whose copier is node 2, which may be suspected.
-    fn status(is_suspected: bool) -> Status {
+    const SUSPECT: Fencing = Fencing::Suspect(NODE, OWN);
+    const CLAIM: Ballot = Ballot { number: 4, node: 1 };
+
+    /// How things are at a node that waits for node 2, because it is suspected or for its claim, or does not.
+    fn status(waits: bool) -> Status {
         Status {
             role: RoleName::Writer,
             ballot: Ballot::default(),
             connected: NodeSet::EMPTY,
             members: vec![(NODE, OWN, true)],
-            suspected: [NODE].into_iter().filter(|_| is_suspected).collect(),
+            suspected: [NODE].into_iter().filter(|_| waits).collect(),
             outstanding: std::collections::BTreeMap::new(),
-            waiting: NodeSet::EMPTY,
+            waiting: [NODE].into_iter().filter(|_| waits).collect(),
+            claim: Some(CLAIM),
             merging: false,
             recycling: None,
         }
     }
 
     /// Fences it by a command that says whom, and fails the first time. What the engine says then.
-    fn fences(is_suspected: bool) -> (Option<Input>, String) {
+    fn fences(what: Fencing, waits: bool) -> (Option<Input>, String) {
         let dir = tempfile::tempdir().unwrap();
         let said = dir.path().join("said");
         let path = said.display();
@@ -194,15 +230,17 @@ mod tests {
             .build()
             .unwrap();
         let input = runtime.block_on(async move {
-            let fenced = Input::Fenced(NODE, Some(OWN));
-            let limit = Duration::from_secs(5);
+            let limit = Duration::from_secs(60);
+            let under_way = UnderWay::default();
+            lock(&under_way).insert(what);
             let fencing = tokio::spawn(async move {
-                fence(&text, "n2", limit, (NODE, Some(OWN)), fenced, &inlets).await;
+                fence(&text, "n2", limit, what, &under_way, &inlets).await;
+                assert!(lock(&under_way).is_empty());
             });
             let mut last = None;
             while let Some(command) = queues.engine.recv().await {
                 match command {
-                    Command::Status(answer) => answer.send(status(is_suspected)).unwrap(),
+                    Command::Status(answer) => answer.send(status(waits)).unwrap(),
                     Command::Input(input) => last = Some(input),
                 }
             }
@@ -214,15 +252,20 @@ mod tests {
 
     #[test]
     fn a_node_is_fenced_until_it_is() {
-        let (input, said) = fences(true);
+        let (input, said) = fences(SUSPECT, true);
         assert!(matches!(input, Some(Input::Fenced(NODE, Some(OWN)))));
         assert_eq!(said, "n2\nn2\n");
+        let (input, _) = fences(Fencing::Claim(NODE, CLAIM), true);
+        assert!(matches!(input, Some(Input::FencedFor(NODE, CLAIM))));
     }
 
     #[test]
-    fn a_node_that_is_heard_of_again_is_left_alone() {
-        let (input, said) = fences(false);
-        assert!(input.is_none());
-        assert_eq!(said, "n2\n");
+    fn a_node_that_nobody_waits_for_any_more_is_left_alone() {
+        let older = Ballot { number: 3, node: 1 };
+        for (what, waits) in [(SUSPECT, false), (Fencing::Claim(NODE, older), true)] {
+            let (input, said) = fences(what, waits);
+            assert!(input.is_none());
+            assert_eq!(said, "n2\n");
+        }
     }
 }

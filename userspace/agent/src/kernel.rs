@@ -45,14 +45,16 @@ use holey_core::agent::Role;
 use holey_core::format::ChunkSize;
 use holey_core::stable;
 use holey_core::table::MOST_WRITE_BACK;
-use rustix::fs::Mode;
-use rustix::fs::OFlags;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::Arc;
@@ -78,8 +80,6 @@ use memory::Attached;
 pub use memory::Merging;
 use promote::Promotion;
 
-/// What is read of the volume to see whether it answers, in bytes; no device has larger blocks for direct reads.
-const BLOCK: usize = 4096;
 /// How often a merge, or whether an overlay is still valid, is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How soon the target is told again what it had no room for.
@@ -193,19 +193,18 @@ impl Handle {
 
 /// Reads the first block of a device from the device itself.
 fn read_block(path: &Path) -> io::Result<()> {
-    let file = rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let mut memory = vec![0; 2 * BLOCK];
-    let start = memory.as_ptr().align_offset(BLOCK);
-    let block = memory
-        .get_mut(start..start.saturating_add(BLOCK))
-        .unwrap_or_default();
-    match rustix::io::pread(&file, block, 0)? {
-        BLOCK => Ok(()),
-        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    let mut command = Command::new("dd");
+    command.arg(format!("if={}", path.display()));
+    command.args([
+        "of=/dev/null",
+        "bs=4096",
+        "count=1",
+        "iflag=direct,fullblock",
+        "status=none",
+    ]);
+    match command.stdin(Stdio::null()).status()? {
+        status if status.success() => Ok(()),
+        status => Err(io::Error::other(format!("dd: {status}"))),
     }
 }
 
@@ -220,6 +219,8 @@ struct Worker {
     helper: String,
     volume: DevNum,
     volume_path: PathBuf,
+    /// The volume is being read.
+    reading: Arc<AtomicBool>,
     cow: DevNum,
     chunk: ChunkSize,
     write_back: Option<u32>,
@@ -290,6 +291,7 @@ impl Worker {
             helper: devices.helper(),
             volume: volume.number,
             volume_path: devices.volume.clone(),
+            reading: Arc::default(),
             cow: cow.number,
             chunk,
             write_back,
@@ -524,25 +526,28 @@ impl Worker {
         news
     }
 
-    /// In a thread that may wait for the volume for as long as it likes: there is no other one before it has ended.
+    /// By a program of its own: it may have to wait for the volume, and nothing can end it then. One at a time is enough.
     fn read_volume(&self) {
-        let path = self.volume_path.clone();
+        let (path, reading) = (self.volume_path.clone(), self.reading.clone());
         let target = self.inlets.target.clone();
+        if reading.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let read = move || {
             let read = read_block(&path);
             if let Err(error) = &read {
                 warn!("{} cannot be read: {error}", path.display());
             }
-            if target
-                .blocking_send(Input::VolumeRead(read.is_ok()))
-                .is_err()
-            {
+            reading.store(false, Ordering::Release);
+            let input = Input::VolumeRead(read.is_ok());
+            if target.blocking_send(input).is_err() {
                 info!("the agent ends");
             }
         };
         let thread = thread::Builder::new().name("dmholey-read".to_owned());
         if let Err(error) = thread.spawn(read) {
             warn!("no thread can be made: {error}");
+            self.reading.store(false, Ordering::Release);
             self.say(Input::VolumeRead(false));
         }
     }

@@ -44,14 +44,21 @@ pub struct WriterState {
 }
 
 impl WriterState {
-    /// Reads a status line; what may stand behind what is known is left alone.
+    /// Reads a status line; what may stand behind what is known is left alone. Modules before 1.2 of the target say nothing
+    /// of what is in flight: with a buffer they have ten words, without one seven.
     pub fn parse(text: &str) -> Option<Self> {
+        let count = text.split_ascii_whitespace().count();
         let mut words = text.split_ascii_whitespace();
         let epoch = words.next()?.parse().ok()?;
         let phase = words.next()?.to_owned();
         let (stable, chunks) = words.nth(1)?.split_once('/')?;
         let mut number = || words.next()?.parse().ok();
-        let (waiting, held, requests, in_flight) = (number()?, number()?, number()?, number()?);
+        let (waiting, held, requests) = (number()?, number()?, number()?);
+        let in_flight = if matches!(count, 7 | 10) {
+            0
+        } else {
+            number()?
+        };
         let mut buffer = || {
             Some(Buffer {
                 buffered: number()?,
@@ -147,19 +154,27 @@ mod tests {
         };
         let text = "3 open agent 17/2048 1 40 12 6";
         assert_eq!(WriterState::parse(text), Some(state.clone()));
-        let more = WriterState::parse(&format!("{text} 5 more"));
+        let older = WriterState {
+            in_flight: 0,
+            ..state.clone()
+        };
+        let text_of_older = "3 open agent 17/2048 1 40 12";
+        assert_eq!(WriterState::parse(text_of_older), Some(older.clone()));
+        let more = WriterState::parse(&format!("{text} more"));
         assert_eq!(more, Some(state.clone()));
         let buffer = Buffer {
             buffered: 8,
             written: 640,
             lost: 16,
         };
-        let buffered = WriterState {
+        let buffered = |state| WriterState {
             buffer: Some(buffer),
             ..state
         };
+        let text_of_older = format!("{text_of_older} 8 640 16");
+        assert_eq!(WriterState::parse(&text_of_older), Some(buffered(older)));
         let text = format!("{text} 8 640 16");
-        assert_eq!(WriterState::parse(&text), Some(buffered));
+        assert_eq!(WriterState::parse(&text), Some(buffered(state)));
         assert_eq!(WriterState::parse("3 open agent 17 1 40 12"), None);
         assert_eq!(WriterState::parse(""), None);
     }

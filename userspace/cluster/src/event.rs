@@ -121,7 +121,7 @@ pub enum Action {
     Serve,
     /// The target is to end: nothing is to be read through it any more.
     Detach,
-    /// To be read: any block of the volume, from the volume itself. It is not asked for again before it is answered.
+    /// To be read: any block of the volume, from the volume itself. Whatever read ends next is the answer.
     ReadVolume,
 
     /// For the engine: a copier has not been heard of, or keeps nothing; writes wait for it until it does or is fenced.

@@ -237,7 +237,15 @@ fn carry_on(catalog: &mut Catalog, before: Option<&Before>, options: Options) {
             catalog.withdrawn.push(old);
         }
     }
-    if *catalog != before.catalog {
+    // That older catalogs need not stay any more is no reason for a new one, which would be one more.
+    let without = |catalog: &Catalog| {
+        let mut catalog = catalog.clone();
+        catalog.withdrawn.retain(|old| !old.name.ends_with(CATALOG));
+        catalog
+    };
+    if without(catalog) == without(&before.catalog) {
+        catalog.withdrawn.clone_from(&before.catalog.withdrawn);
+    } else {
         let own = before.file().map(|name| Withdrawn { name, since: now });
         catalog.withdrawn.extend(own);
     }
@@ -377,13 +385,15 @@ fn finish(
 
 /// Removes the metadata of a role that is so old that no cache has a timestamp that leads there.
 fn forget(place: &Place, role: &str, newest: u64) -> Result<()> {
-    // All before have been removed when they were the first of these.
-    for version in (1..=newest.saturating_sub(KEPT)).rev() {
-        let name = format!("{METADATA}/{version}.{role}.json");
-        if place.store().size(&name)?.is_none() {
-            break;
-        }
-        place.store().remove(&name)?;
+    let name = |version: u64| format!("{METADATA}/{version}.{role}.json");
+    let end = newest.saturating_sub(KEPT) + 1;
+    let mut first = end;
+    while first > 1 && place.store().size(&name(first - 1))?.is_some() {
+        first -= 1;
+    }
+    // The oldest first: what is interrupted leaves no gap behind which the others would stay.
+    for version in first..end {
+        place.store().remove(&name(version))?;
     }
     Ok(())
 }

@@ -397,22 +397,22 @@ impl Client {
             Phase::Repairing => self.state.target,
             _ => self.state.installed,
         };
-        let number = to.or(should.map(|version| version.number));
-        let version = match number {
-            Some(number) => catalog.version(number),
-            None => catalog.last(),
+        let whole = |number: u64| {
+            let is_that = |d: &&catalog::Delta| (d.from, d.to) == (EMPTY, number);
+            let delta = catalog.deltas.iter().find(is_that)?;
+            Some((delta, of(catalog.version(number)?)))
         };
-        let number = version.map(|version| version.number).or(number);
-        let whole = |d: &&catalog::Delta| d.from == EMPTY && Some(d.to) == number;
-        match (catalog.deltas.iter().find(whole), version) {
-            (Some(delta), Some(version)) => Ok((delta, of(version))),
-            _ => {
-                let number =
-                    number.map_or_else(|| "any version".into(), |n| format!("version {n}"));
-                let why = format!("has no whole image of {number}");
-                Err(Error::refused("the catalog", why))
-            }
-        }
+        let number = to.or(should.map(|version| version.number));
+        // A repair that was interrupted has left no version: nothing is lost if the one that it was for is withdrawn.
+        let is_open = to.is_none() && self.state.phase == Phase::Repairing;
+        let last = catalog.last().map(|version| version.number);
+        let last = last.filter(|_| number.is_none() || is_open);
+        let found = number.and_then(whole).or_else(|| last.and_then(whole));
+        found.ok_or_else(|| {
+            let number = number.map_or_else(|| "any version".into(), |n| format!("version {n}"));
+            let why = format!("has no whole image of {number}; --to names another version");
+            Error::refused("the catalog", why)
+        })
     }
 
     /// Finds out what of the disk is not that version, and forgets what else was going on.

@@ -239,8 +239,14 @@ pub fn tables(kernel: &dyn Kernel) -> Result<Vec<(String, Vec<Line>)>> {
 /// Removes the device of this UUID if it was never put to use: of a run that was killed before it came to that.
 pub fn remove_unused(kernel: &dyn Kernel, nodes: &dyn Nodes, uuid: &str) -> Result<()> {
     for (name, lines) in tables(kernel)? {
-        if lines.is_empty() && kernel.info(&name)?.uuid == uuid {
-            remove(kernel, nodes, &name, false)?;
+        if !lines.is_empty() {
+            continue;
+        }
+        match kernel.info(&name) {
+            Ok(info) if info.uuid == uuid => remove(kernel, nodes, &name, false)?,
+            // It went away since the list was made.
+            Ok(_) | Err(Error::NoDevice(_)) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -84,10 +84,21 @@ pub struct How {
 }
 
 impl How {
-    /// Whether the kernel is to merge.
+    /// Whether the kernel is to merge. What a killed run has made for that and never started goes: it would hold the disk.
     pub(crate) fn is_online(&self, disk: &Path) -> anyhow::Result<bool> {
+        remove_unused(disk)?;
         Ok(self.online || (!self.offline && is_origin(disk)?))
     }
+}
+
+/// Removes the merge device of a disk that was never started.
+fn remove_unused(disk: &Path) -> anyhow::Result<()> {
+    let disk = Device::open(disk, Access::Read)?;
+    if let (true, Ok(dm)) = (disk.is_block(), Dm::open()) {
+        let uuid = uuid(DevNum::from_rdev(disk.rdev()));
+        flow::remove_unused(&dm, &node::DevMapper, &uuid)?;
+    }
+    Ok(())
 }
 
 /// Whether a disk is the origin of live snapshots.
@@ -114,7 +125,6 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
     let meter = Meter::with_events(format!("merging into {}", what.disk.display()), output);
     let interval = what.how.pace.interval();
     let is_store = |cow| is_over(cow, store.disk());
-    flow::remove_unused(&dm, &node::DevMapper, &uuid(origin.number))?;
     if let Some(name) = under_way(&dm, origin.number, &is_store)? {
         // The list is being changed: what is left is known to the kernel only.
         let bytes = merge::look(&dm, &name).map_or(0, |merge| merge.left_bytes);
@@ -155,7 +165,6 @@ pub(crate) fn stop(image: &Path, disk: &Path) -> anyhow::Result<()> {
     let image = Device::open(image, Access::Read)?;
     let (origin, _) = BlockDev::open(disk)?;
     let dm = Dm::open()?;
-    flow::remove_unused(&dm, &node::DevMapper, &uuid(origin.number))?;
     for user in users(&dm)? {
         if user.merges_into(origin.number) && is_over(user.facts.cow, &image)? {
             flow::remove(&dm, &node::DevMapper, &user.name, false)?;
