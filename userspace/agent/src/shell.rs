@@ -73,9 +73,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let text = format!("sleep 1000 & echo $! >{}; wait", file.display());
-        let limit = Duration::from_secs(2);
+        let limit = Duration::from_secs(5);
         let error = ends(&text, limit).unwrap_err();
-        assert_eq!(error.to_string(), "it took longer than 2s and was killed");
+        assert_eq!(error.to_string(), "it took longer than 5s and was killed");
         let pid = std::fs::read_to_string(file).unwrap();
         let running = || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
