@@ -62,12 +62,18 @@ class Served(tools.Nginx):
             tools.NGINX = plain
 
 
+def job_at(www, old, new, folder):
+    """A job whose server has what was published."""
+    job = tools.Job(old, new, folder)
+    job.www.rmdir()
+    job.www.symlink_to(www)
+    return job
+
+
 def at_work(work, www, root, port, clients, *what):
     """Bytes and seconds of the server's processor per client."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        job = tools.Job(www, www, Path(folder))
-        job.www.rmdir()
-        job.www.symlink_to(www)
+        job = job_at(www, www, www, Path(folder))
         with Served(job, port) as server:
             arguments = ("--clients", clients, "--work", work / f"clients-{clients}", "--root", root, "--mirror", server.url)
             run(FLEET, *arguments, *what)
@@ -82,9 +88,7 @@ def at_the_client(pair, work, www, root):
     """Seconds of the processor and MiB of memory that an update takes at a client with a real disk: a file, here."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
         folder = Path(folder)
-        job = tools.Job(pair / "old.img", pair / "fresh.img", folder)
-        job.www.rmdir()
-        job.www.symlink_to(www)
+        job = job_at(www, pair / "old.img", pair / "fresh.img", folder)
         job.lay_old()
         with Served(job, free_port()) as server:
             config = folder / "update.toml"

@@ -400,8 +400,7 @@ def two_claim(fleet, numbers):
     some_time(numbers)
     fleet.off(writer)
     wait = 30 * fleet.slow
-    command = f"/run/dmholey --quiet cluster --socket /run/agent.sock --wait {wait} takeover --fenced {writer}"
-    jobs = [fleet.node(name).start(command) for name in copiers]
+    jobs = [fleet.begin(name, f"takeover --fenced {writer}", wait) for name in copiers]
     done = [job.wait(wait + 60) for job in jobs]
     now = [name for name in copiers if fleet.role(name) == "writer"]
     if len(now) > 1:

@@ -196,13 +196,15 @@ key = "tls/{name}.key"
     def ask(self, name, words, timeout=None):
         self.cluster.tell(f"{name}: cluster {words}")
         wait = int(timeout or 60 * self.slow)
-        command = f"/run/dmholey --quiet cluster --socket /run/agent.sock --wait {wait} {words}"
-        return self.node(name).attempt(command, wait + 60)
+        return self.node(name).attempt(self.command(words, wait), wait + 60)
 
-    def begin(self, name, words):
+    def begin(self, name, words, wait=60):
         """The same, and nobody waits for it."""
         self.cluster.tell(f"{name}: cluster {words} begins")
-        return self.node(name).start(f"/run/dmholey --quiet cluster --socket /run/agent.sock {words}")
+        return self.node(name).start(self.command(words, wait))
+
+    def command(self, words, wait):
+        return f"/run/dmholey --quiet cluster --socket /run/agent.sock --wait {wait} {words}"
 
     def throttle(self, name, percent):
         """A merge takes so much of the time there."""

@@ -198,40 +198,42 @@ t_repair() {
     equal "$(said status '[.installed, .phase] | @text')" '[3,"idle"]' status
     is_gone
     equal "$(said repair .blocks)" 0 blocks
-    remove snap
-    remove origin
     # The next boot, and again.
-    drift $D/base
-    blank store
-    boots_from base store
-    killed repair
+    killed_in_drift
     equal "$(phase)" repairing phase
     mv $WORK/web $WORK/elsewhere
     fails update rollback >/dev/null
     fails update repair --to 2 >/dev/null
     update repair
-    shows $D/base 3
-    shows $D/snap drifted
-    equal "$(phase)" idle phase
-    is_gone
+    is_repaired
     mv $WORK/elsewhere $WORK/web
-    remove snap
-    remove origin
-    drift $D/base
-    blank store
-    boots_from base store
-    killed repair
+    killed_in_drift
     dmholeyd update --config $WORK/update.toml
-    shows $D/base 3
-    shows $D/snap drifted
-    equal "$(phase)" idle phase
-    is_gone
+    is_repaired
     remove snap
     remove origin
     # Nobody uses it, and so no room is needed.
     drift $D/base
     equal "$(said repair '[.blocks, .way] | @text')" '[3,"offline"]' repair
     shows $D/base 3
+}
+
+# killed_in_drift: the next boot is from a drifted disk again, and its repair is killed
+killed_in_drift() {
+    remove snap
+    remove origin
+    drift $D/base
+    blank store
+    boots_from base store
+    killed repair
+}
+
+# is_repaired: the disk is, what is run from it shows what it showed, and nothing is left of the repair
+is_repaired() {
+    shows $D/base 3
+    shows $D/snap drifted
+    equal "$(phase)" idle phase
+    is_gone
 }
 
 is_gone() {

@@ -7,6 +7,7 @@ use crate::control::Failure;
 use crate::driver::Command;
 use crate::driver::Inlets;
 use crate::driver::Report;
+use crate::kernel::lock;
 use crate::names::Names;
 use crate::shell;
 use dmholey_cluster::event::Input;
@@ -17,8 +18,6 @@ use dmholey_cluster::ids::NodeId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -140,10 +139,6 @@ fn begin_fencing(config: &Arc<Config>, under_way: &UnderWay, what: Fencing, inle
             fence(&text, name, config.fence_limit, what, &under_way, &inlets).await;
         });
     }
-}
-
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs the command, of which the exit status tells whether the node is fenced, until it is or need not be any more.

@@ -43,6 +43,17 @@ impl Run {
     }
 }
 
+/// Adds a block to runs that ascend.
+pub fn push_block(runs: &mut Vec<Run>, block: u64) {
+    match runs.last_mut() {
+        Some(last) if last.end() == block && last.len < u32::MAX => last.len += 1,
+        _ => runs.push(Run {
+            start: block,
+            len: 1,
+        }),
+    }
+}
+
 /// Bytes of some runs.
 pub(crate) fn bytes_of(runs: &[Run]) -> u64 {
     runs.iter().map(|run| run.bytes()).sum()

@@ -84,6 +84,15 @@ impl Repaired {
     }
 }
 
+/// A disk beside the version that it is to be.
+struct Compared<'a> {
+    disk: Device,
+    /// What makes the version out of nothing.
+    delta: &'a catalog::Delta,
+    version: Version,
+    differences: Changes,
+}
+
 /// What would bring the disk to a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -415,14 +424,20 @@ impl Client {
         })
     }
 
-    /// Finds out what of the disk is not that version, and forgets what else was going on.
-    fn compare(
+    /// Finds out what of the disk is not the version that [`Self::to_repair`] chooses, and forgets what else was going on.
+    fn compare<'a>(
         &mut self,
-        disk: &Device,
+        access: Access,
         mirrors: &Mirrors,
-        (delta, version): (&catalog::Delta, Version),
+        catalog: &'a Catalog,
+        to: Option<u64>,
         watch: Watch<'_>,
-    ) -> Result<Changes> {
+    ) -> Result<Compared<'a>> {
+        let phases = [Phase::Idle, Phase::Staged, Phase::Repairing];
+        self.expect(&phases, "repair the disk")?;
+        self.repair_goes_on(to)?;
+        let (delta, version) = self.to_repair(catalog, to)?;
+        let disk = Device::open(&self.disk, access)?;
         let whole = fetch::plan(mirrors, delta, &self.deltas(), &mut Fetched::default())?;
         if self.state.phase == Phase::Repairing {
             // A store that is there from now on makes this version.
@@ -430,7 +445,13 @@ impl Client {
         } else {
             self.discard()?;
         }
-        stage::differences(disk, &whole, &*watch("comparing"))
+        let differences = stage::differences(&disk, &whole, &*watch("comparing"))?;
+        Ok(Compared {
+            disk,
+            delta,
+            version,
+            differences,
+        })
     }
 
     /// Makes a disk that nobody uses that version, whatever it is now, and fetches only what differs. It is written in
@@ -442,10 +463,12 @@ impl Client {
         to: Option<u64>,
         watch: Watch<'_>,
     ) -> Result<Repaired> {
-        self.expect_repairable(to)?;
-        let (delta, version) = self.to_repair(catalog, to)?;
-        let disk = Device::open(&self.disk, Access::Write)?;
-        let differences = self.compare(&disk, mirrors, (delta, version), watch)?;
+        let Compared {
+            disk,
+            delta,
+            version,
+            differences,
+        } = self.compare(Access::Write, mirrors, catalog, to, watch)?;
         self.repairing(version)?;
         let file = fetch::name(delta);
         let watch = watch("mending");
@@ -464,10 +487,12 @@ impl Client {
         to: Option<u64>,
         watch: Watch<'_>,
     ) -> Result<Repaired> {
-        self.expect_repairable(to)?;
-        let (delta, version) = self.to_repair(catalog, to)?;
-        let disk = Device::open(&self.disk, Access::Read)?;
-        let differences = self.compare(&disk, mirrors, (delta, version), watch)?;
+        let Compared {
+            disk,
+            delta,
+            version,
+            differences,
+        } = self.compare(Access::Read, mirrors, catalog, to, watch)?;
         if differences.index.targets().next().is_none() {
             self.repairing(version)?;
             self.repaired()?;
@@ -523,12 +548,6 @@ impl Client {
             refused: self.state.refused.filter(|refused| *refused != version),
             ..State::default()
         })
-    }
-
-    fn expect_repairable(&self, to: Option<u64>) -> Result<()> {
-        let phases = [Phase::Idle, Phase::Staged, Phase::Repairing];
-        self.expect(&phases, "repair the disk")?;
-        self.repair_goes_on(to).map(drop)
     }
 
     /// Whether there is room for all that an update makes: the deltas, the store of each step, the staged store and

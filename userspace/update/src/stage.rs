@@ -28,6 +28,7 @@ use dmholey_delta::digest::Hasher;
 use dmholey_delta::format::blocks;
 use dmholey_delta::format::BLOCK;
 use dmholey_delta::format::BLOCK_LEN;
+use dmholey_delta::index::push_block;
 use dmholey_delta::index::Index;
 use dmholey_delta::index::Run;
 use dmholey_delta::index::Unit;
@@ -299,17 +300,6 @@ pub fn differences<B: Disk>(disk: &B, plan: &Plan, watch: &dyn Progress) -> Resu
     }
     header.old_len = header.new_len;
     Ok(Plan { header, index })
-}
-
-/// Adds a block to runs that ascend.
-fn push_block(runs: &mut Vec<Run>, block: u64) {
-    match runs.last_mut() {
-        Some(last) if last.end() == block && last.len < u32::MAX => last.len += 1,
-        _ => runs.push(Run {
-            start: block,
-            len: 1,
-        }),
-    }
 }
 
 fn runs_of(unit: &Unit) -> impl Iterator<Item = Run> + '_ {

@@ -5,6 +5,7 @@
 use super::scan::Hash;
 use super::scan::Scan;
 use super::scan::ZERO;
+use crate::index::push_block;
 use crate::index::Copy;
 use crate::index::Run;
 use std::collections::HashMap;
@@ -126,17 +127,6 @@ impl Map {
             }
         }
         copies
-    }
-}
-
-/// Adds a block to the end of runs.
-pub(super) fn push_block(runs: &mut Vec<Run>, block: u64) {
-    match runs.last_mut() {
-        Some(last) if last.end() == block => last.len += 1,
-        _ => runs.push(Run {
-            start: block,
-            len: 1,
-        }),
     }
 }
 

@@ -2,7 +2,6 @@
 
 //! Puts what units have to make in order, and finds what it is likely to be made from.
 
-use super::blocks::push_block;
 use super::blocks::Map;
 use super::similar::Similar;
 use super::units::Class;
@@ -20,6 +19,7 @@ use crate::format::MAX_OUTPUT;
 use crate::format::MAX_SOURCE;
 use crate::gzip;
 use crate::index::bytes_of;
+use crate::index::push_block;
 use crate::index::Output;
 use crate::index::Run;
 use crate::index::Source;

@@ -10,6 +10,7 @@ use super::Pair;
 use crate::error::Result;
 use crate::format::blocks;
 use crate::format::BLOCK;
+use crate::index::push_block;
 use crate::index::Run;
 use crate::unit::read_blocks;
 use dmholey_cow::Disk;
@@ -93,7 +94,7 @@ impl<'a, O: Disk, N: Disk> Similar<'a, O, N> {
                 .saturating_sub(AROUND)
                 .max(out.last().map_or(0, |run| run.end()));
             for block in first..(place + AROUND + 1).min(end) {
-                super::blocks::push_block(&mut out, block);
+                push_block(&mut out, block);
             }
         }
         Ok(out)

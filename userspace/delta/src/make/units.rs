@@ -6,6 +6,7 @@ use crate::format::BLOCK_LEN;
 use crate::format::MAX_OUTPUT;
 use crate::format::MAX_SOURCE;
 use crate::index::bytes_of;
+use crate::index::push_block;
 use crate::index::Output;
 use crate::index::Run;
 use crate::index::Source;
@@ -177,7 +178,7 @@ impl Covered {
         let mut new = Vec::new();
         for block in run.start..run.end() {
             if self.0.insert(block) {
-                super::blocks::push_block(&mut new, block);
+                push_block(&mut new, block);
             }
         }
         new

@@ -86,32 +86,15 @@ pub struct How {
 impl How {
     /// Whether the kernel is to merge. What a killed run has made for that and never started goes: it would hold the disk.
     pub(crate) fn is_online(&self, disk: &Path) -> anyhow::Result<bool> {
-        remove_unused(disk)?;
-        Ok(self.online || (!self.offline && is_origin(disk)?))
+        let disk = Device::open(disk, Access::Read)?;
+        // Where device-mapper cannot be asked, a device in use is still refused when it is opened.
+        let (true, Ok(dm)) = (disk.is_block(), Dm::open()) else {
+            return Ok(self.online);
+        };
+        let origin = DevNum::from_rdev(disk.rdev());
+        flow::remove_unused(&dm, &node::DevMapper, &uuid(origin))?;
+        Ok(self.online || (!self.offline && !flow::users_of(&dm, origin)?.is_empty()))
     }
-}
-
-/// Removes the merge device of a disk that was never started.
-fn remove_unused(disk: &Path) -> anyhow::Result<()> {
-    let disk = Device::open(disk, Access::Read)?;
-    if let (true, Ok(dm)) = (disk.is_block(), Dm::open()) {
-        let uuid = uuid(DevNum::from_rdev(disk.rdev()));
-        flow::remove_unused(&dm, &node::DevMapper, &uuid)?;
-    }
-    Ok(())
-}
-
-/// Whether a disk is the origin of live snapshots.
-fn is_origin(disk: &Path) -> anyhow::Result<bool> {
-    let disk = Device::open(disk, Access::Read)?;
-    if !disk.is_block() {
-        return Ok(false);
-    }
-    // Where device-mapper cannot be asked, a device in use is still refused when it is opened.
-    let Ok(dm) = Dm::open() else {
-        return Ok(false);
-    };
-    Ok(!flow::users_of(&dm, DevNum::from_rdev(disk.rdev()))?.is_empty())
 }
 
 /// Merges an image into a disk, and takes everything down again that it made for that. A merge of the same image
