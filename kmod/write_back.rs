@@ -73,9 +73,11 @@ struct State {
     memory: Memory,
     /// They wait for all writes up to the number in their tag's `ticket`.
     flushes: Bios,
+    /// Something of what they have waited for was lost.
+    failing: Bios,
     /// They overlap what is in the buffer.
     behind: Bios,
-    /// Something was lost, and whether a flush has failed for that.
+    /// Something was lost, so that flushes fail, and whether one has failed for that.
     failed: bool,
     told: bool,
     written: u64,
@@ -86,7 +88,8 @@ struct State {
 #[pin_data]
 pub(crate) struct WriteBack {
     mib: u32,
-    /// Not 0 if there is something in it or something was lost: read without a lock.
+    /// Not 0 if there is something in it or something was lost, or somebody has yet to be told of
+    /// that: read without a lock.
     level: AtomicUsize,
     /// The agent could not be asked for something for want of room.
     starved: AtomicBool,
@@ -140,6 +143,7 @@ impl WriteBack {
             ),
             memory: Memory::new(bytes)?,
             flushes: Bios::default(),
+            failing: Bios::default(),
             behind: Bios::default(),
             failed: false,
             told: false,
@@ -301,14 +305,17 @@ impl WriteBack {
         let mut state = self.state.lock();
         let mut theirs = state.behind.extract(|tag| tag.outlet == outlet);
         theirs.append(&mut state.flushes.extract(|tag| tag.outlet == outlet));
-        let requeue = kind == SuspendKind::NoFlush && !state.failed;
+        let mut failing = state.failing.extract(|tag| tag.outlet == outlet);
+        if kind != SuspendKind::NoFlush || state.failed {
+            failing.append(&mut theirs);
+        }
+        self.measure(&state);
         drop(state);
         while let Some(bio) = theirs.pop() {
-            if requeue {
-                bio.end_failed(Failure::Requeue);
-            } else {
-                bio.end_error();
-            }
+            bio.end_failed(Failure::Requeue);
+        }
+        while let Some(bio) = failing.pop() {
+            bio.end_error();
         }
     }
 
@@ -428,13 +435,16 @@ impl WriteBack {
     /// A flush that has waited for long enough, and whether it fails.
     fn ready_flush(&self) -> Option<(Bio, bool)> {
         let mut state = self.state.lock();
+        if let Some(bio) = state.failing.pop() {
+            state.told = true;
+            self.measure(&state);
+            return Some((bio, true));
+        }
         let last = state.flushes.first()?.ticket;
-        if !state.failed && !state.buffer.is_through(last) {
+        if !state.buffer.is_through(last) {
             return None;
         }
-        let bio = state.flushes.pop()?;
-        state.told |= state.failed;
-        Some((bio, state.failed))
+        state.flushes.pop().map(|bio| (bio, false))
     }
 
     /// A write to the volume has ended. Any context.
@@ -449,12 +459,12 @@ impl WriteBack {
         self.measure(&state);
         Landed {
             left,
-            waited_for: !state.flushes.is_empty() || !state.behind.is_empty(),
+            waited_for: state.is_waited_for(),
         }
     }
 
     fn measure(&self, state: &State) {
-        let level = state.buffer.used() + usize::from(state.failed);
+        let level = state.buffer.used() + usize::from(state.failed || !state.failing.is_empty());
         self.level.store(level, Ordering::Release);
     }
 }
@@ -465,7 +475,13 @@ impl State {
             self.lost += sectors;
             self.failed = true;
             self.told = false;
+            // Whoever resumes a target before these are ended does not change what becomes of them.
+            self.failing.append(&mut self.flushes);
         }
+    }
+
+    fn is_waited_for(&self) -> bool {
+        !self.flushes.is_empty() || !self.failing.is_empty() || !self.behind.is_empty()
     }
 }
 

@@ -25,9 +25,11 @@ pub(super) struct WriteBack {
     open: bool,
     /// Flushes, each with the last write that it waits for.
     flushes: Vec<(u64, u64)>,
+    /// Something of what they have waited for was lost.
+    failing: Vec<(u64, u64)>,
     /// They overlap what is in the buffer.
     behind: Vec<Write>,
-    /// Something was lost, and whether a flush has failed for that.
+    /// Something was lost, so that flushes fail, and whether one has failed for that.
     failed: bool,
     told: bool,
     pub(super) starved: bool,
@@ -51,6 +53,7 @@ impl WriteBack {
             memory: vec![0; slots],
             open: false,
             flushes: Vec::new(),
+            failing: Vec::new(),
             behind: Vec::new(),
             failed: false,
             told: false,
@@ -68,7 +71,7 @@ impl WriteBack {
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.behind.len() + self.flushes.len()
+        self.behind.len() + self.flushes.len() + self.failing.len()
     }
 
     pub(super) fn open(&mut self) {
@@ -148,13 +151,15 @@ impl WriteBack {
         if !chunks.is_empty() {
             self.failed = true;
             self.told = false;
+            self.failing.append(&mut self.flushes);
             out.push(Effect::Lost(chunks));
         }
     }
 
     /// The target ends: what waits fails. The writes of these are returned.
     pub(super) fn dismiss(&mut self, out: &mut Vec<Effect>) -> Vec<Write> {
-        for (id, _) in std::mem::take(&mut self.flushes) {
+        self.failing.append(&mut self.flushes);
+        for (id, _) in self.failing.drain(..) {
             out.push(Effect::Flushed(id, false));
         }
         std::mem::take(&mut self.behind)
@@ -205,13 +210,16 @@ impl WriteBack {
 
     /// Ends flushes that have waited for long enough; the writes that are to look again.
     pub(super) fn attend(&mut self, out: &mut Vec<Effect>) -> Vec<Write> {
+        for (id, _) in self.failing.drain(..) {
+            self.told = true;
+            out.push(Effect::Flushed(id, false));
+        }
         while let Some(&(id, last)) = self.flushes.first() {
-            if !self.failed && !self.buffer.is_through(last) {
+            if !self.buffer.is_through(last) {
                 break;
             }
             self.flushes.remove(0);
-            self.told |= self.failed;
-            out.push(Effect::Flushed(id, !self.failed));
+            out.push(Effect::Flushed(id, true));
         }
         std::mem::take(&mut self.behind)
     }
