@@ -78,7 +78,7 @@ impl Images {
             self.open("old", Access::Read),
             self.open(name, Access::Read),
         );
-        diff(&old, &new, writer, &Silent).expect("a difference");
+        diff(&old, &new, None, writer, &Silent).expect("a difference");
         output.commit().expect("the store's name");
     }
 

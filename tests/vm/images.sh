@@ -115,3 +115,73 @@ t_live() {
     umount /mnt
     remove master
 }
+
+# The snapshot of a checkpoint stays and records: the next one compares only what was written since, and makes the same
+# of it. Where nothing has recorded, or too little, all is compared.
+# set: main
+t_recorded() {
+    local version compared store whole=$((65536 * 512))
+    load
+    vol base 65536
+    vol one 32768
+    vol other 32768
+    make_origin master base
+    mke2fs -q -t ext4 $D/master
+    mount $D/master /mnt
+    equal "$(recorded .compared_bytes)" $whole 'bytes of the first one'
+    for version in 2 3 4; do
+        seq $version 60000 >/mnt/file$version
+        sync
+        compared=$(recorded .compared_bytes)
+        [ "$compared" -lt $((whole / 8)) ] || die "$compared bytes compared"
+    done
+    # Nothing is written to what is not mounted.
+    umount /mnt
+    recorded .version >/dev/null
+    equal "$(recorded '[.new, .compared_bytes] | join(" ")')" 'false 0' 'without a change'
+    reads_as 5
+    equal "$(recorder | wc -l)" 1 recorders
+    # What a run has left behind that was killed is no hindrance.
+    contains "$(fails dmholey image checkpoint $WORK/live $D/base --live $D/one --live $D/one)" 'same device'
+    for store in one other; do
+        is_recorded_in $store || break
+    done
+    blank $store
+    dmsetup create left --uuid DMHOLEY-record-left --table "$(snapshot_table base $store)"
+    mount $D/master /mnt
+    seq 7 60000 >/mnt/file7
+    umount /mnt
+    recorded .version >/dev/null
+    gone left
+    reads_as 6
+    # It has become full.
+    dd if=/dev/urandom of=$D/master bs=1M count=24 oflag=direct status=none
+    equal "$(recorded .compared_bytes)" $whole 'bytes after an overflow'
+    reads_as 7
+    # Whoever records nothing ends that.
+    remove $(recorder)
+    dd if=/dev/urandom of=$D/master bs=4096 count=1 oflag=direct conv=notrunc status=none
+    image checkpoint $WORK/live $D/base --live $D/one --level 1 --no-delta
+    reads_as 8
+    equal "$(recorded .compared_bytes)" $whole 'bytes after one that was not recorded'
+    remove $(recorder)
+    remove master
+}
+
+# recorded FILTER: a checkpoint that goes on to record; what it says
+recorded() {
+    dmholey --json image checkpoint $WORK/live $D/base --live $D/one --live $D/other --level 1 --no-delta | jq -r "$1"
+}
+
+# reads_as VERSION: it is what is on the master
+reads_as() {
+    image extract $WORK/live $1 -o $WORK/extracted --force
+    cmp $WORK/extracted $D/base
+}
+
+recorder() { dmsetup ls | sed -n 's/^\(master-record-[0-9]*\).*/\1/p'; }
+
+# is_recorded_in NAME: it is the store of the recorder
+is_recorded_in() {
+    [ "$(dmsetup table $(recorder) | cut -d' ' -f5)" = "$(dmsetup info -c --noheadings --separator : -o major,minor $1)" ]
+}

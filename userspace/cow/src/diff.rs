@@ -2,8 +2,9 @@
 
 //! The difference of two images as a store: over OLD as the origin, it shows NEW.
 //!
-//! The images are cut into segments. Each thread compares every n-th one and hands its changed
-//! chunks over a channel that holds one segment, so memory is bounded and order is kept.
+//! The images, or what may differ in them, are cut into segments. Each thread compares every n-th one
+//! and hands its changed chunks over a channel that holds one segment, so memory is bounded and order is
+//! kept.
 
 use crate::disk;
 use crate::disk::Disk;
@@ -14,6 +15,7 @@ use crate::progress::Progress;
 use crate::writer::Writer;
 use crate::writer::Written;
 use serde::Serialize;
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
@@ -54,21 +56,24 @@ struct Segment {
 
 /// Writes the difference between `old` and `new` to `writer`.
 ///
+/// If it is known where they may differ, as ascending ranges of bytes, only that is compared: `places`.
 /// Both images must have one size. A last chunk that lies in them only in part is filled up with
 /// zeros. Returns the disk of the finished store.
 pub fn diff<O: Disk, N: Disk, W: Disk>(
     old: &O,
     new: &N,
+    places: Option<&[Range<u64>]>,
     mut writer: Writer<W>,
     progress: &dyn Progress,
 ) -> Result<(W, Difference)> {
     same_size(old, new)?;
     let chunk = writer.chunk().bytes();
     let size = new.size();
+    let everywhere = 0..size;
+    let places = places.unwrap_or(std::slice::from_ref(&everywhere));
     let plan = Plan {
         chunk,
-        size,
-        segment: SEGMENT.max(chunk as u64),
+        segments: segments(places, size, chunk as u64),
         threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)),
     };
     let stop = AtomicBool::new(false);
@@ -77,7 +82,7 @@ pub fn diff<O: Disk, N: Disk, W: Disk>(
         for lane in 0..plan.threads {
             let (send, receive) = sync_channel(1);
             let (plan, stop) = (&plan, &stop);
-            scope.spawn(move || compare_lane(old, new, plan, lane as u64, &send, stop));
+            scope.spawn(move || compare_lane(old, new, plan, lane, &send, stop));
             lanes.push(receive);
         }
         let result = collect(&mut writer, &plan, &lanes, progress);
@@ -124,50 +129,64 @@ pub fn same_size(old: &impl Disk, new: &impl Disk) -> Result<()> {
 /// How the images are cut.
 struct Plan {
     chunk: usize,
-    size: u64,
-    segment: u64,
+    /// Ranges of bytes that begin with a chunk, ascending.
+    segments: Vec<Range<u64>>,
     threads: usize,
 }
 
-impl Plan {
-    fn segments(&self) -> u64 {
-        self.size.div_ceil(self.segment)
+/// Cuts ascending ranges of bytes of an image into segments of whole chunks.
+fn segments(places: &[Range<u64>], size: u64, chunk: u64) -> Vec<Range<u64>> {
+    let most = SEGMENT.max(chunk);
+    let mut segments: Vec<Range<u64>> = Vec::new();
+    for place in places {
+        let done = segments.last().map_or(0, |last| last.end);
+        let mut start = (place.start - place.start % chunk).max(done);
+        let end = place
+            .end
+            .checked_next_multiple_of(chunk)
+            .unwrap_or(size)
+            .min(size);
+        while start < end {
+            let next = (start - start % most).saturating_add(most).min(end);
+            match segments.last_mut() {
+                Some(last) if last.end == start && start % most != 0 => last.end = next,
+                _ => segments.push(start..next),
+            }
+            start = next;
+        }
     }
-
-    /// Bytes of segment `number`.
-    fn len(&self, number: u64) -> u64 {
-        self.segment.min(self.size - number * self.segment)
-    }
+    segments
 }
 
 fn compare_lane(
     old: &impl Disk,
     new: &impl Disk,
     plan: &Plan,
-    lane: u64,
+    lane: usize,
     send: &SyncSender<Result<Segment>>,
     stop: &AtomicBool,
 ) {
     let (mut old, mut new) = (Side::new(old), Side::new(new));
-    let mut number = lane;
-    while number < plan.segments() && !stop.load(Ordering::Relaxed) {
-        let segment = compare(&mut old, &mut new, plan, number);
-        // The receiver is gone only when the work has been given up.
-        if send.send(segment).is_err() {
+    for segment in plan.segments.iter().skip(lane).step_by(plan.threads) {
+        if stop.load(Ordering::Relaxed) {
             return;
         }
-        number += plan.threads as u64;
+        let found = compare(&mut old, &mut new, plan.chunk, segment);
+        // The receiver is gone only when the work has been given up.
+        if send.send(found).is_err() {
+            return;
+        }
     }
 }
 
 fn compare<O: Disk, N: Disk>(
     old: &mut Side<'_, O>,
     new: &mut Side<'_, N>,
-    plan: &Plan,
-    number: u64,
+    chunk: usize,
+    segment: &Range<u64>,
 ) -> Result<Segment> {
-    let start = number * plan.segment;
-    let len = plan.len(number);
+    let start = segment.start;
+    let len = segment.end - start;
     if old.is_hole(start, len) && new.is_hole(start, len) {
         return Ok(Segment {
             skipped: true,
@@ -179,10 +198,7 @@ fn compare<O: Disk, N: Disk>(
     if old.bytes == new.bytes {
         return Ok(Segment::default());
     }
-    let pairs = old
-        .bytes
-        .chunks(plan.chunk)
-        .zip(new.bytes.chunks(plan.chunk));
+    let pairs = old.bytes.chunks(chunk).zip(new.bytes.chunks(chunk));
     let changed = pairs
         .enumerate()
         .filter_map(|(i, (a, b))| (a != b).then_some(i))
@@ -235,14 +251,16 @@ fn collect<W: Disk>(
     lanes: &[Receiver<Result<Segment>>],
     progress: &dyn Progress,
 ) -> Result<u64> {
-    let chunks = plan.segment / plan.chunk as u64;
-    let mut skipped = 0;
+    let bytes_of = |place: &Range<u64>| place.end - place.start;
+    let total = plan.segments.iter().map(bytes_of).sum();
+    let (mut done, mut skipped) = (0, 0);
     let mut tail = Vec::new();
-    for (number, lane) in (0..plan.segments()).zip(lanes.iter().cycle()) {
+    for (place, lane) in plan.segments.iter().zip(lanes.iter().cycle()) {
+        let first = place.start / plan.chunk as u64;
         // A lane ends early only by a panic, which the scope passes on.
         let segment = lane.recv().map_err(|_| Error::Interrupted)??;
         if segment.skipped {
-            skipped += plan.len(number);
+            skipped += bytes_of(place);
         }
         for changed in segment.changed {
             let at = changed * plan.chunk;
@@ -253,10 +271,52 @@ fn collect<W: Disk>(
                 tail.resize(plan.chunk, 0);
                 data = &tail;
             }
-            writer.push(number * chunks + changed as u64, data)?;
+            writer.push(first + changed as u64, data)?;
         }
-        let done = number * plan.segment + plan.len(number);
-        progress::step(progress, done, plan.size)?;
+        done += bytes_of(place);
+        progress::step(progress, done, total)?;
     }
     Ok(skipped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHUNK: u64 = 4096;
+
+    #[test]
+    fn an_image_is_cut_into_segments_of_whole_chunks() {
+        let size = 2 * SEGMENT + CHUNK + 512;
+        let everywhere = 0..size;
+        let found = segments(std::slice::from_ref(&everywhere), size, CHUNK);
+        assert_eq!(found, [0..SEGMENT, SEGMENT..2 * SEGMENT, 2 * SEGMENT..size]);
+        assert_eq!(segments(&[], size, CHUNK), []);
+        let large = 4 * SEGMENT;
+        let found = segments(std::slice::from_ref(&everywhere), size, large);
+        assert_eq!(found, std::slice::from_ref(&everywhere));
+    }
+
+    #[test]
+    fn places_are_widened_to_chunks_and_joined() {
+        let size = SEGMENT + 3 * CHUNK + 512;
+        let places = [
+            1..2,
+            CHUNK - 1..CHUNK + 1,
+            2 * CHUNK..2 * CHUNK,
+            5 * CHUNK..6 * CHUNK,
+            SEGMENT - 1..SEGMENT + 1,
+            size - 1..size,
+            size..size + 7,
+        ];
+        let found = segments(&places, size, CHUNK);
+        let wanted = [
+            0..2 * CHUNK,
+            5 * CHUNK..6 * CHUNK,
+            SEGMENT - CHUNK..SEGMENT,
+            SEGMENT..SEGMENT + CHUNK,
+            SEGMENT + 3 * CHUNK..size,
+        ];
+        assert_eq!(found, wanted);
+    }
 }

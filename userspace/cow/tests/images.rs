@@ -85,7 +85,7 @@ fn a_partial_last_chunk_is_filled_up_and_cut_off_again() {
 fn different_sizes_are_refused_with_the_way_out() {
     let writer = Writer::create(MemDisk::default(), chunk(), Ground::Zero).unwrap();
     let (old, new) = (MemDisk::new(vec![0; 8192]), MemDisk::new(vec![0; 4096]));
-    let error = dmholey_cow::diff::diff(&old, &new, writer, &Silent).unwrap_err();
+    let error = dmholey_cow::diff::diff(&old, &new, None, writer, &Silent).unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("truncate -s 8192"), "{error}");
 }
@@ -164,7 +164,7 @@ fn a_store_cut_at_any_write_is_none() {
         let disk = Failing::after(before.clone(), writes);
         let result = Writer::create(disk, chunk(), Ground::Used).and_then(|writer| {
             let (old, new) = (MemDisk::new(old.clone()), MemDisk::new(new.clone()));
-            dmholey_cow::diff::diff(&old, &new, writer, &Silent)
+            dmholey_cow::diff::diff(&old, &new, None, writer, &Silent)
         });
         if let Ok((disk, _)) = result {
             assert_eq!(apply_to(&disk.inner.into_bytes(), &old), new);
@@ -287,7 +287,8 @@ fn files_keep_their_holes() {
     assert_eq!(ground, Ground::Zero);
     assert!(!path("x.cow").exists());
     let writer = Writer::create(disk, ChunkSize::new(128).unwrap(), ground).unwrap();
-    let (_, found) = dmholey_cow::diff::diff(&open("old"), &open("new"), writer, &Silent).unwrap();
+    let (_, found) =
+        dmholey_cow::diff::diff(&open("old"), &open("new"), None, writer, &Silent).unwrap();
     output.commit().unwrap();
     assert_eq!(found.written.exceptions, 1);
     assert_eq!(found.skipped_bytes, size - (4 << 20));

@@ -7,6 +7,8 @@ use crate::error::Result;
 use crate::manifest::Base;
 use crate::manifest::Layer;
 use crate::manifest::Link;
+#[cfg(doc)]
+use crate::manifest::Manifest;
 use crate::manifest::Version;
 use crate::manifest::MAX_NOTE;
 use crate::repository::Repository;
@@ -26,6 +28,7 @@ use dmholey_delta::digest;
 use dmholey_delta::format::BLOCK;
 use dmholey_delta::make;
 use dmholey_delta::Digest;
+use std::ops::Range;
 
 /// Sectors of a chunk in the stores: what a delta calls a block.
 const CHUNK: u32 = 8;
@@ -43,6 +46,10 @@ pub struct Options {
     pub delta: Option<make::Options>,
     /// Add a version also if nothing has changed.
     pub same: bool,
+    /// Ascending ranges of bytes outside of which the image is the newest version; with none, all of it is compared.
+    pub places: Option<Vec<Range<u64>>>,
+    /// What records changes to the image from now on: see [`Manifest::recorder`].
+    pub recorder: Option<String>,
 }
 
 /// What was done.
@@ -108,6 +115,7 @@ fn first(
         bytes,
     });
     manifest.versions.push(version.clone());
+    manifest.recorder.clone_from(&options.recorder);
     repository.commit(manifest)?;
     Ok(Taken::New(version, None))
 }
@@ -129,12 +137,17 @@ fn next(
     let chunk = ChunkSize::new(CHUNK).map_err(|e| CowError::format(source.name(), e))?;
     let (output, file, ground) = Output::create(&repository.layer(number), true)?;
     let writer = Writer::create(file, chunk, ground)?;
-    let (_file, found) = diff::diff(&before, source, writer, &*watch("comparing"))?;
+    let places = options.places.as_deref();
+    let (_file, found) = diff::diff(&before, source, places, writer, &*watch("comparing"))?;
+    let mut manifest = repository.manifest().clone();
+    manifest.recorder.clone_from(&options.recorder);
     if found.written.exceptions == 0 && bytes == last.bytes && !options.same {
+        if manifest != *repository.manifest() {
+            repository.commit(manifest)?;
+        }
         return Ok(Taken::Same(last.clone()));
     }
     output.commit()?;
-    let mut manifest = repository.manifest().clone();
     manifest.layers.push(Layer {
         version: number,
         bytes,

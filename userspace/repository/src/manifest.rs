@@ -29,6 +29,10 @@ pub struct Manifest {
     pub versions: Vec<Version>,
     /// The deltas, by the two versions.
     pub deltas: Vec<Link>,
+    /// The UUID of the snapshot, a device of the host that the master is on, that records what has changed in the master
+    /// since the newest version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorder: Option<String>,
 }
 
 /// The image at the bottom.
@@ -94,6 +98,7 @@ impl Default for Manifest {
             layers: Vec::new(),
             versions: Vec::new(),
             deltas: Vec::new(),
+            recorder: None,
         }
     }
 }
@@ -227,6 +232,7 @@ mod tests {
                 bytes: 5,
                 identity: digest,
             }],
+            recorder: None,
         }
     }
 
@@ -234,7 +240,9 @@ mod tests {
     fn what_is_written_is_read() {
         let mut verified = sample();
         verified.versions[1].verity = Some(Digest::of(b"root"));
-        for manifest in [Manifest::default(), sample(), verified] {
+        let mut recorded = sample();
+        recorded.recorder = Some("a-device".to_owned());
+        for manifest in [Manifest::default(), sample(), verified, recorded] {
             assert_eq!(Manifest::parse(&manifest.encode()), Ok(manifest));
         }
     }

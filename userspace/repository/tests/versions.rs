@@ -20,6 +20,7 @@ use dmholey_repository::Repository;
 use dmholey_repository::Result;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering;
@@ -103,17 +104,26 @@ fn verify(dir: &Path, model: &Model) {
 
 fn take(dir: &Path, image: &[u8], delta: bool, steps: i64) -> (Result<Taken>, bool) {
     let options = Options {
+        delta: delta.then_some(FAST),
+        ..options()
+    };
+    take_as(dir, image, &options, steps)
+}
+
+fn options() -> Options {
+    Options {
         made: 1_700_000_000,
         note: "nightly".to_owned(),
-        delta: delta.then_some(FAST),
-        same: false,
-        verity: false,
-    };
+        ..Options::default()
+    }
+}
+
+fn take_as(dir: &Path, image: &[u8], options: &Options, steps: i64) -> (Result<Taken>, bool) {
     let fuse = Fuse::new(steps);
     let watch = |_: &str| -> Box<dyn Progress> { Box::new(fuse.clone()) };
     let result = Repository::create(dir).and_then(|mut repository| {
         let source = MemDisk::new(image.to_vec());
-        checkpoint(&mut repository, &source, &options, &watch)
+        checkpoint(&mut repository, &source, options, &watch)
     });
     (result, fuse.burnt())
 }
@@ -125,6 +135,8 @@ enum Step {
         size: Option<usize>,
         blocks: Vec<(u16, u8)>,
         delta: bool,
+        /// It is told where the image has changed.
+        recorded: bool,
         steps: i64,
     },
     Squash(prop::sample::Index, prop::sample::Index),
@@ -137,10 +149,11 @@ fn step() -> impl Strategy<Value = Step> {
         prop::option::weighted(0.3, 1usize..300_000),
         prop::collection::vec(any::<(u16, u8)>(), 0..12),
         any::<bool>(),
+        any::<bool>(),
         steps(),
     );
     prop_oneof![
-        4 => take.prop_map(|(size, blocks, delta, steps)| Step::Take { size, blocks, delta, steps }),
+        4 => take.prop_map(|(size, blocks, delta, recorded, steps)| Step::Take { size, blocks, delta, recorded, steps }),
         1 => any::<(prop::sample::Index, prop::sample::Index)>().prop_map(|(a, b)| Step::Squash(a, b)),
         1 => (any::<prop::sample::Index>(), steps()).prop_map(|(n, steps)| Step::Prune(n, steps)),
     ]
@@ -164,14 +177,19 @@ proptest! {
         for step in steps {
             let numbers: Vec<u64> = model.keys().copied().collect();
             match step {
-                Step::Take { size, blocks, delta, steps } => {
+                Step::Take { size, blocks, delta, recorded, steps } => {
                     image.resize(size.unwrap_or(image.len()), 0);
                     for (block, fill) in blocks {
                         let start = block as usize * 4096 % image.len();
                         let end = image.len().min(start + 4096);
                         image[start..end].fill(fill);
                     }
-                    let (taken, burnt) = take(&dir, &image, delta, steps);
+                    let options = Options {
+                        delta: delta.then_some(FAST),
+                        places: recorded.then(|| differences(&model[&last], &image)),
+                        ..options()
+                    };
+                    let (taken, burnt) = take_as(&dir, &image, &options, steps);
                     match taken {
                         Ok(Taken::New(version, link)) => {
                             last += 1;
@@ -215,6 +233,49 @@ proptest! {
         prop_assert_eq!(manifest.base.map(|base| base.version), Some(oldest));
         prop_assert_eq!(files, 3 + manifest.layers.len() + manifest.deltas.len());
     }
+}
+
+/// Where an image differs from another one; what one of them lacks counts as zeros.
+fn differences(old: &[u8], new: &[u8]) -> Vec<Range<u64>> {
+    let at = |image: &[u8], n: usize| image.get(n).copied().unwrap_or_default();
+    let all = 0..old.len().max(new.len());
+    let differing = all.filter(|&n| at(old, n) != at(new, n));
+    differing.map(|n| n as u64..n as u64 + 1).collect()
+}
+
+#[test]
+fn only_what_was_recorded_is_compared() {
+    let lab = lab(&[&[1; 50_000]]);
+    let mut image = vec![1; 50_000];
+    image[9_000] = 2;
+    image[40_000] = 2;
+    let options = |recorder: &str, places: Option<Vec<Range<u64>>>| Options {
+        places,
+        recorder: Some(recorder.to_owned()),
+        ..options()
+    };
+    let recorder = || {
+        Repository::open(lab.path())
+            .unwrap()
+            .manifest()
+            .recorder
+            .clone()
+    };
+    assert_eq!(recorder(), None);
+    // What is not told is not seen.
+    let told = options("first", Some(vec![0..1, 8_192..9_001]));
+    let (taken, _) = take_as(lab.path(), &image, &told, i64::MAX);
+    assert!(matches!(taken, Ok(Taken::New(version, _)) if version.changed_bytes == 4096));
+    assert_eq!(recorder().as_deref(), Some("first"));
+    image[40_000] = 1;
+    let unchanged = options("second", None);
+    let (taken, _) = take_as(lab.path(), &image, &unchanged, i64::MAX);
+    assert!(matches!(taken, Ok(Taken::Same(version)) if version.number == 2));
+    assert_eq!(recorder().as_deref(), Some("second"));
+    // Who records nothing ends that: the newest version is another one.
+    image[0] = 2;
+    take(lab.path(), &image, false, i64::MAX).0.unwrap();
+    assert_eq!(recorder(), None);
 }
 
 fn lab(images: &[&[u8]]) -> tempfile::TempDir {

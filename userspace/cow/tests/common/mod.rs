@@ -37,7 +37,7 @@ pub fn pattern(len: usize, generation: u64) -> Vec<u8> {
 pub fn diff(old: &[u8], new: &[u8]) -> Vec<u8> {
     let writer = Writer::create(MemDisk::default(), chunk(), Ground::Zero).unwrap();
     let (old, new) = (MemDisk::new(old.to_vec()), MemDisk::new(new.to_vec()));
-    let (disk, _) = dmholey_cow::diff::diff(&old, &new, writer, &Silent).unwrap();
+    let (disk, _) = dmholey_cow::diff::diff(&old, &new, None, writer, &Silent).unwrap();
     disk.into_bytes()
 }
 

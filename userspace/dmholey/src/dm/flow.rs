@@ -135,9 +135,13 @@ fn start(
         return Err(error);
     }
     kernel.resume(name)?;
-    nodes
-        .add(name, number)
-        .map_err(|source| node_error(name, source))
+    add_node(nodes, name, number)
+}
+
+/// Makes sure that a device has a node.
+pub fn add_node(nodes: &dyn Nodes, name: &str, number: DevNum) -> Result<()> {
+    let added = nodes.add(name, number);
+    added.map_err(|source| node_error(name, source))
 }
 
 fn node_error(name: &str, source: std::io::Error) -> Error {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An origin in use, as it was at one moment.
+//! An origin in use, as it was at one moment, and what has changed in it since.
 
 use super::flow;
+use super::flow::StoreFacts;
 use super::status::State;
 use super::table::Family;
 use super::table::Overlay;
@@ -20,29 +21,44 @@ use std::path::PathBuf;
 
 /// What is appended to the origin device's name.
 const SUFFIX: &str = "-moment";
+/// The same, before a number, for one that records.
+const RECORDS: &str = "-record-";
+/// How the UUID of one that records begins.
+const UUID: &str = "DMHOLEY-record-";
 /// Sectors of a chunk: 4 KiB, as images are compared.
 const CHUNK: u32 = 8;
 
-/// A snapshot that is removed when this goes. What it keeps is lost then: its store is of the kind N.
+/// A snapshot that is removed when this goes, unless it is to stay.
 pub struct Moment<'a> {
     kernel: &'a dyn Kernel,
     nodes: &'a dyn Nodes,
     name: String,
     number: DevNum,
+    stays: bool,
+}
+
+/// A UUID for a snapshot that records; `random` makes it the only one.
+pub fn recorder_uuid(random: u128) -> String {
+    format!("{UUID}{random:032x}")
 }
 
 impl<'a> Moment<'a> {
     /// Takes a snapshot of `origin`, of `sectors` sectors, over the device `cow`, all of which may be overwritten. The
-    /// file system above is whole in it: it is frozen meanwhile.
+    /// file system above is whole in it: it is frozen meanwhile. If it is to record what is changed from then on, its
+    /// UUID is `records`, and `cow` begins with a chunk of zeros.
     pub fn take(
         kernel: &'a dyn Kernel,
         nodes: &'a dyn Nodes,
         origin: DevNum,
         sectors: u64,
         cow: DevNum,
+        records: Option<&str>,
     ) -> Result<Self> {
         let (device, family) = writers(kernel, origin)?;
-        let name = format!("{device}{SUFFIX}");
+        let (name, store) = match records {
+            None => (format!("{device}{SUFFIX}"), StoreKind::Transient),
+            Some(_) => (recorder_name(kernel, &device)?, StoreKind::Persistent),
+        };
         let table = Table {
             role: Role::Snapshot,
             family,
@@ -50,20 +66,21 @@ impl<'a> Moment<'a> {
             origin: origin.to_string(),
             overlay: Some(Overlay {
                 cow: cow.to_string(),
-                store: StoreKind::Transient,
+                store,
                 chunk: CHUNK,
                 features: Features::default(),
             }),
         };
         // The program itself may be on the file system that is frozen: from here on, none of it has to be read.
         lock_memory(&device)?;
-        let number = kernel.create(&name, "")?;
+        let number = kernel.create(&name, records.unwrap_or_default())?;
         // It goes again, whatever happens.
         let moment = Self {
             kernel,
             nodes,
             name,
             number,
+            stays: false,
         };
         kernel.load(&moment.name, &table.line())?;
         kernel.suspend(&device, false)?;
@@ -80,6 +97,12 @@ impl<'a> Moment<'a> {
     /// Where it can be read: the kernel's own node, which is there at once.
     pub fn path(&self) -> PathBuf {
         format!("/dev/dm-{}", self.number.minor).into()
+    }
+
+    /// It goes on to be there.
+    pub fn stay(mut self) -> Result<()> {
+        self.stays = true;
+        flow::add_node(self.nodes, &self.name, self.number)
     }
 
     /// Fails if it is not what it was any more: the store was too small for what was written to the origin meanwhile.
@@ -99,9 +122,65 @@ impl<'a> Moment<'a> {
 
 impl Drop for Moment<'_> {
     fn drop(&mut self) {
-        // One that stays shows in `dmholey status`, and is in the way of the next.
+        if self.stays {
+            return;
+        }
+        // One that is left shows in `dmholey status`, and is in the way of the next.
         let _ = flow::remove(self.kernel, self.nodes, &self.name, false);
     }
+}
+
+/// A snapshot that has stayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorder {
+    /// Its name.
+    pub name: String,
+    /// Who it is.
+    pub uuid: String,
+    /// The device of its store; none if it was never put to use.
+    pub cow: Option<DevNum>,
+    /// Its list names all that has changed; otherwise its store has become full.
+    pub is_whole: bool,
+}
+
+impl Recorder {
+    /// All there are.
+    pub fn all(kernel: &dyn Kernel) -> Result<Vec<Self>> {
+        let mut found = Vec::new();
+        for (name, lines) in flow::tables(kernel)? {
+            let uuid = match kernel.info(&name) {
+                Ok(info) if info.uuid.starts_with(UUID) => info.uuid,
+                // The other one went away since the list was made.
+                Ok(_) | Err(Error::NoDevice(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            let states = kernel.status(&name)?;
+            let is_whole = |line| Ok(matches!(flow::state_of(&name, line)?, State::Ok(_)));
+            found.push(Self {
+                uuid,
+                cow: lines
+                    .first()
+                    .and_then(StoreFacts::of)
+                    .map(|facts| facts.cow),
+                is_whole: states.first().map_or(Ok(false), is_whole)?,
+                name,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Removes it. What it has recorded is in its store.
+    pub fn end(&self, kernel: &dyn Kernel, nodes: &dyn Nodes) -> Result<()> {
+        flow::remove(kernel, nodes, &self.name, false)
+    }
+}
+
+/// The first name that is free.
+fn recorder_name(kernel: &dyn Kernel, device: &str) -> Result<String> {
+    let taken = kernel.devices()?;
+    let mut names = (1..).map(|n| format!("{device}{RECORDS}{n}"));
+    let free = names.find(|name| taken.iter().all(|(other, _)| other != name));
+    Ok(free.unwrap_or_default())
 }
 
 fn lock_memory(device: &str) -> Result<()> {
@@ -142,7 +221,7 @@ mod tests {
     #[test]
     fn a_moment_is_taken_and_goes() {
         let fake = Fake::new().with("data", "holey-origin", "8:1");
-        let moment = Moment::take(&fake, &fake, ORIGIN, 2048, COW).unwrap();
+        let moment = Moment::take(&fake, &fake, ORIGIN, 2048, COW, None).unwrap();
         let table = fake.devices.borrow()["data-moment"].clone().unwrap();
         assert_eq!(
             (table.target.as_str(), table.params.as_str()),
@@ -164,11 +243,46 @@ mod tests {
     }
 
     #[test]
+    fn a_moment_that_stays_records() {
+        let fake = Fake::new()
+            .with("data", "holey-origin", "8:1")
+            .with("data-record-1", "linear", "8:3 0")
+            .says(&["16/2048 8"]);
+        let uuid = recorder_uuid(0xab);
+        let moment = Moment::take(&fake, &fake, ORIGIN, 2048, COW, Some(&uuid)).unwrap();
+        moment.stay().unwrap();
+        let table = fake.devices.borrow()["data-record-2"].clone().unwrap();
+        assert_eq!(table.params, "8:1 8:2 P 8");
+        let found = Recorder::all(&fake).unwrap();
+        let wanted = Recorder {
+            name: "data-record-2".to_owned(),
+            uuid,
+            cow: Some(COW),
+            is_whole: true,
+        };
+        assert_eq!(found, [wanted]);
+        found[0].end(&fake, &fake).unwrap();
+        assert_eq!(Recorder::all(&fake).unwrap(), []);
+        // What became full, or was never put to use, has recorded nothing.
+        let fake = Fake::new()
+            .with("r", "holey-snapshot", "8:1 8:2 P 8")
+            .says(&["Invalid"]);
+        for name in ["r", "s"] {
+            let uuid = recorder_uuid(1);
+            fake.uuids.borrow_mut().insert(name.to_owned(), uuid);
+        }
+        fake.devices.borrow_mut().insert("s".to_owned(), None);
+        let found = Recorder::all(&fake).unwrap();
+        let facts: Vec<_> = found.iter().map(|r| (r.cow, r.is_whole)).collect();
+        assert_eq!(facts, [(Some(COW), false), (None, false)]);
+    }
+
+    #[test]
     fn whatever_fails_writers_go_on() {
         for failing in ["create", "load", "suspend"] {
             let mut fake = Fake::new().with("data", "holey-origin", "8:1");
             fake.failing.push(failing);
-            assert!(Moment::take(&fake, &fake, ORIGIN, 2048, COW).is_err());
+            assert!(Moment::take(&fake, &fake, ORIGIN, 2048, COW, None).is_err());
             assert!(fake.suspended.borrow().is_empty());
             assert_eq!(fake.devices.borrow().len(), 1, "{failing}");
         }
@@ -177,7 +291,9 @@ mod tests {
     #[test]
     fn without_an_origin_device_nothing_happens() {
         let fake = Fake::new().with("snap", "holey-snapshot", "8:1 8:2 P 8");
-        let error = Moment::take(&fake, &fake, ORIGIN, 2048, COW).err().unwrap();
+        let error = Moment::take(&fake, &fake, ORIGIN, 2048, COW, None)
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("create origin"));
         assert!(steps(&fake).is_empty());
     }

@@ -56,7 +56,7 @@ pub fn run(args: &Diff, output: Output) -> anyhow::Result<Exit> {
     let (place, disk, ground) = output::Output::create(&args.output, args.force)?;
     let writer = Writer::create(disk, args.chunk, ground)?;
     let meter = Meter::new(format!("comparing with {}", args.old.display()), output);
-    let (_disk, difference) = diff::diff(&old, &new, writer, &meter)?;
+    let (_disk, difference) = diff::diff(&old, &new, None, writer, &meter)?;
     drop(meter);
     place.commit()?;
     let made = Made {

@@ -2,12 +2,9 @@
 
 //! `dmholey image checkpoint`
 
+use super::live;
 use super::DeltaHow;
-use crate::blockdev::BlockDev;
-use crate::dm::ioctl::Dm;
-use crate::dm::moment::Moment;
-use crate::dm::node;
-use crate::dm::DevNum;
+use crate::exit::refuse;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::progress::watch;
@@ -16,6 +13,7 @@ use crate::units::human;
 use clap::Args;
 use dmholey_cow::disk::Access;
 use dmholey_cow::Device;
+use dmholey_cow::Disk;
 use dmholey_repository::checkpoint::checkpoint;
 use dmholey_repository::checkpoint::Options;
 use dmholey_repository::checkpoint::Taken;
@@ -23,6 +21,7 @@ use dmholey_repository::manifest::Link;
 use dmholey_repository::Repository;
 use dmholey_repository::Version;
 use serde::Serialize;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -34,9 +33,10 @@ pub struct Checkpoint {
     repository: PathBuf,
     /// File or block device with the master image, to which nobody may write meanwhile, but for --live
     image: PathBuf,
-    /// The image is an origin in use: take a snapshot of it, for which all of this device may be overwritten
+    /// The image is an origin in use: take a snapshot of it, for which all of this device may be overwritten. Given twice,
+    /// for two devices by turns, the snapshot stays and records what is changed, and the next checkpoint compares only that
     #[arg(long, value_name = "STORE")]
-    live: Option<PathBuf>,
+    live: Vec<PathBuf>,
     /// A remark to be shown with the version
     #[arg(long, value_name = "TEXT", default_value = "")]
     note: String,
@@ -60,29 +60,53 @@ struct Done {
     #[serde(flatten)]
     version: Version,
     delta: Option<Link>,
+    /// Bytes of the image that were read to find out what has changed.
+    compared_bytes: u64,
 }
 
 /// Runs the command.
 pub fn run(args: &Checkpoint, output: Output) -> anyhow::Result<Exit> {
     signals::install()?;
-    let Some(store) = &args.live else {
-        return take(args, &Device::open(&args.image, Access::Still)?, output);
+    let mut repository = Repository::create(&args.repository)?;
+    let take = |repository: &mut Repository, image: &Device, recorded: Recorded| {
+        take(args, repository, image, recorded, output)
     };
-    let (origin, device) = BlockDev::open(&args.image)?;
-    drop(device);
-    // Alone: what is on it is lost.
-    let cow = Device::open(store, Access::Write)?;
-    let dm = Dm::open()?;
-    let number = DevNum::from_rdev(cow.rdev());
-    drop(cow);
-    let moment = Moment::take(&dm, &node::DevMapper, origin.number, origin.sectors, number)?;
-    let taken = take(args, &Device::open(&moment.path(), Access::Still)?, output);
-    // The reason behind an error that reading has met.
-    taken.or_else(|error| moment.check().map_err(Into::into).and(Err(error)))
+    match args.live.as_slice() {
+        [] => {
+            let image = Device::open(&args.image, Access::Still)?;
+            take(&mut repository, &image, Recorded::default())
+        }
+        [store] => live::once(&args.image, store, |image| {
+            take(&mut repository, image, Recorded::default())
+        }),
+        [one, other] => live::recorded(&args.image, [one, other], &mut repository, take),
+        _ => Err(refuse(
+            Exit::Usage,
+            "--live: name one device, or two".to_owned(),
+        )),
+    }
 }
 
-fn take(args: &Checkpoint, image: &Device, output: Output) -> anyhow::Result<Exit> {
-    let mut repository = Repository::create(&args.repository)?;
+/// What is known of the changes to an image.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    /// Where it may have changed since the newest version; anywhere, with none.
+    pub(super) places: Option<Vec<Range<u64>>>,
+    /// What records from now on.
+    pub(super) recorder: Option<String>,
+}
+
+fn take(
+    args: &Checkpoint,
+    repository: &mut Repository,
+    image: &Device,
+    recorded: Recorded,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let size = image.size();
+    let bytes_of = |place: &Range<u64>| place.end.min(size).saturating_sub(place.start);
+    let places = recorded.places.as_deref();
+    let compared_bytes = places.map_or(size, |places| places.iter().map(bytes_of).sum());
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let options = Options {
         made: now.map_or(0, |time| time.as_secs()),
@@ -90,17 +114,21 @@ fn take(args: &Checkpoint, image: &Device, output: Output) -> anyhow::Result<Exi
         verity: args.verity,
         delta: (!args.no_delta).then(|| args.delta.options()),
         same: args.same,
+        places: recorded.places,
+        recorder: recorded.recorder,
     };
-    let done = match checkpoint(&mut repository, image, &options, &watch(output))? {
+    let done = match checkpoint(repository, image, &options, &watch(output))? {
         Taken::New(version, delta) => Done {
             new: true,
             version,
             delta,
+            compared_bytes,
         },
         Taken::Same(version) => Done {
             new: false,
             version,
             delta: None,
+            compared_bytes,
         },
     };
     output.done(&done, text)?;
@@ -109,8 +137,16 @@ fn take(args: &Checkpoint, image: &Device, output: Output) -> anyhow::Result<Exi
 
 fn text(done: &Done) -> String {
     let version = &done.version;
+    let compared = if done.compared_bytes < version.bytes {
+        format!(" ({} compared)", human(done.compared_bytes))
+    } else {
+        String::new()
+    };
     if !done.new {
-        return format!("version {}: nothing has changed since", version.number);
+        return format!(
+            "version {}: nothing has changed since{compared}",
+            version.number
+        );
     }
     let delta = done.delta.map_or_else(String::new, |delta| {
         format!(
@@ -120,7 +156,7 @@ fn text(done: &Done) -> String {
         )
     });
     format!(
-        "version {}: {}, of which {} changed{delta}",
+        "version {}: {}, of which {} changed{compared}{delta}",
         version.number,
         human(version.bytes),
         human(version.changed_bytes),

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod extract;
 pub mod keys;
 pub mod list;
+mod live;
 pub mod prune;
 pub mod publish;
 pub mod serve;
