@@ -210,6 +210,25 @@ t_repair() {
     killed_in_drift
     dmholeyd update --config $WORK/update.toml
     is_repaired
+    # What it needs is damaged, and the kernel may be at it.
+    killed_in_drift
+    dd if=/dev/urandom of=$WORK/client/staged.cow bs=4096 count=2 conv=notrunc status=none
+    fails update repair >/dev/null
+    update repair --afresh
+    is_repaired
+    # There is no room for what differs, and nothing is changed.
+    remove snap
+    remove origin
+    drift $D/base
+    blank store
+    boots_from base store
+    mkdir $WORK/small
+    mount -t tmpfs -o size=64k none $WORK/small
+    configure $D/base $WORK/small
+    contains "$(fails update repair)" 'there is room for'
+    shows $D/base drifted
+    umount $WORK/small
+    configure $D/base $WORK/client
     remove snap
     remove origin
     # Nobody uses it, and so no room is needed.

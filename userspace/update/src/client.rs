@@ -540,6 +540,25 @@ impl Client {
         self.keep_deltas(&[])
     }
 
+    /// Gives up whatever goes on with the disk, because what it needs is damaged. The disk is no known version then, and
+    /// [`Self::repair`] or [`Self::begin_repair`] makes one of it, by default the one that it was on the way to.
+    pub fn begin_afresh(&mut self) -> Result<()> {
+        let target = match self.state.phase {
+            Phase::Idle | Phase::Staged | Phase::RollingBack => self.state.installed,
+            Phase::Applying | Phase::Applied | Phase::Repairing => self.state.target,
+        };
+        self.save(State {
+            target,
+            phase: Phase::Repairing,
+            refused: self
+                .state
+                .refused
+                .filter(|refused| Some(*refused) != target),
+            ..State::default()
+        })?;
+        self.remove_stores()
+    }
+
     /// From here on the disk is what it was no longer, and not that version yet.
     fn repairing(&mut self, version: Version) -> Result<()> {
         self.save(State {
@@ -634,6 +653,10 @@ impl Client {
             refused: self.state.refused,
             ..State::default()
         })?;
+        self.remove_stores()
+    }
+
+    fn remove_stores(&self) -> Result<()> {
         for path in [self.staged(), self.back()] {
             match std::fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {

@@ -608,6 +608,48 @@ fn a_unit_that_is_damaged_repairs_nothing() {
     lab.is(3);
 }
 
+/// Whatever was going on when a store was damaged: the disk becomes a version, the one that it was on the way to.
+#[test]
+fn what_cannot_go_on_is_begun_afresh() {
+    let phases = [
+        (Phase::Staged, 1),
+        (Phase::Applying, 3),
+        (Phase::RollingBack, 1),
+    ];
+    for (phase, version) in phases {
+        let lab = Lab::new();
+        let mut client = lab.client();
+        client.identify(&lab.catalog, &quiet).unwrap();
+        let mirrors = lab.mirrors();
+        client.pull(&mirrors, &lab.catalog, None, &quiet).unwrap();
+        if phase != Phase::Staged {
+            client.begin(&quiet).unwrap();
+            let mut disk = lab.disk();
+            disk[..20 * CHUNK].fill(9);
+            fs::write(lab.path("disk"), disk).unwrap();
+        }
+        if phase == Phase::RollingBack {
+            client.begin_back().unwrap();
+        }
+        assert_eq!(client.state().phase, phase);
+        for store in [client.staged(), client.back()] {
+            if store.exists() {
+                fs::write(store, [0; 8192]).unwrap();
+            }
+        }
+        if phase != Phase::Staged {
+            let repaired = client.repair(&mirrors, &lab.catalog, None, &quiet);
+            assert_eq!(repaired.unwrap_err().kind(), Kind::Refused);
+        }
+        client.begin_afresh().unwrap();
+        let repaired = client.repair(&mirrors, &lab.catalog, None, &quiet);
+        assert_eq!(repaired.unwrap().version, version);
+        lab.is(usize::try_from(version).unwrap());
+        assert_eq!(client.state().phase, Phase::Idle);
+        assert!(!client.staged().exists() && !client.back().exists());
+    }
+}
+
 #[test]
 fn a_disk_that_is_written_to_meanwhile_is_not_repaired() {
     let (lab, _) = drifted();

@@ -88,6 +88,16 @@ pub fn repair(
     Ok((begun.unwrap_or(rest), way))
 }
 
+/// Gives up whatever goes on with the disk, which has to be repaired then.
+pub fn begin_afresh(client: &mut Client) -> anyhow::Result<()> {
+    for store in [client.staged(), client.back()] {
+        if store.exists() {
+            online::stop(&store, client.disk())?;
+        }
+    }
+    Ok(client.begin_afresh()?)
+}
+
 /// Merges a store, which is empty after that. Interrupted, it has what is left.
 fn merge(store: &Path, disk: &Path, how: &How, output: Output) -> anyhow::Result<Applied> {
     let merging = online::Merging {

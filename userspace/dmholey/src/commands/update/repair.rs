@@ -21,6 +21,9 @@ pub struct Repair {
     /// Make it this version; otherwise the one that it should be, or the newest one if nobody knows
     #[arg(long, value_name = "VERSION")]
     to: Option<u64>,
+    /// Give up an update, a rollback or a repair that cannot go on, because what it needs is damaged
+    #[arg(long)]
+    afresh: bool,
     #[command(flatten)]
     how: How,
 }
@@ -36,6 +39,9 @@ struct Report {
 pub fn run(args: &Repair, output: Output) -> anyhow::Result<Exit> {
     signals::install()?;
     let mut session = args.which.open(output)?;
+    if args.afresh {
+        disk::begin_afresh(&mut session.client)?;
+    }
     let (repaired, way) = disk::repair(&mut session, args.to, &args.how, output)?;
     output.done(&Report { repaired, way }, text)?;
     Ok(Exit::Ok)
