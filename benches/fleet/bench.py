@@ -25,6 +25,10 @@ RSYNC_CLIENTS = 10
 RSYNC_POLLS = 50
 # The fleet of the page: how many, how often they poll, and in how many hours all of them have got an update.
 MANY, POLL_SECONDS, ROLL_OUT_HOURS = 100_000, 3600, 24
+# Its waves: clients, and in how many hours all of them have got an update.
+WAVES = ((1_000, 1), (9_000, 4), (90_000, 24))
+# Caches between the fleet and its server, and for how many seconds they keep a timestamp.
+CACHES, LIFETIME = 100, 60
 
 
 def parse(argv):
@@ -167,18 +171,42 @@ def fleet_rows(costs):
     )
 
 
+def wave_rows(ours, theirs):
+    """What each wave is for a server while its clients update; all of the fleet polls meanwhile."""
+    for clients, hours in WAVES:
+        rate = clients / (hours * 3600)
+        loads = (8e-6 * rate * ours["bytes"], 100 * rate * ours["cpu"], 8e-6 * rate * theirs["bytes"], 100 * rate * theirs["cpu"])
+        yield (f"{clients:,d}", str(hours), chart.number(rate), *map(chart.number, loads))
+
+
+def cache_rows(costs):
+    """What is left for the server behind caches: (text, without, with)."""
+    update, poll = costs["update"], costs["poll"]
+    polls = (MANY / POLL_SECONDS, CACHES / LIFETIME)
+    return (
+        ("polls a second", *map(chart.number, polls)),
+        ("of one processor, polls, %", *(chart.number(100 * each * poll["cpu"]) for each in polls)),
+        ("GB, an update of all", *(chart.number(1e-9 * each * update["bytes"]) for each in (MANY, CACHES))),
+        ("seconds of a processor, an update of all", *(chart.number(each * update["cpu"]) for each in (MANY, CACHES))),
+    )
+
+
 def text(found):
     counts = sorted(found["static"], key=int)
     body = [cost_row(f"static files, {int(count):,d} clients", found["static"][count]) for count in counts]
     body.append(cost_row(f"rsync daemon, {RSYNC_CLIENTS} clients", found["rsync"]))
     header = ("", "Update, bytes", "CPU, ms", "Poll, bytes", "CPU, ms")
-    ours, theirs = fleet_rows(found["static"][counts[-1]]), fleet_rows(found["rsync"])
+    most = found["static"][counts[-1]]
+    ours, theirs = fleet_rows(most), fleet_rows(found["rsync"])
     fleet = [(name, chart.number(value), chart.number(other)) for (name, value), (_, other) in zip(ours, theirs)]
     client = [(STEPS[step], f"{cost['cpu']:.1f}", chart.number(cost["peak"])) for step, cost in found["client"].items()]
     return PAGE.format(
         client=page.list_table(("", "CPU, s", "Memory, MiB"), client, "50 25 25"),
         costs=page.list_table(header, body, "36 16 16 16 16"),
         fleet=page.list_table(("", "static files", "rsync daemon"), fleet, "50 25 25"),
+        waves=page.list_table(WAVE_HEADER, wave_rows(most["update"], found["rsync"]["update"]), "16 10 14 14 14 16 16"),
+        caches=page.list_table(("", "no caches", f"{CACHES} caches"), cache_rows(most), "50 25 25"),
+        lifetime=LIFETIME,
         size=f"{found['image'] / 2**30:g} GiB",
         many=f"{MANY:,d}",
         line="=" * len(f"A fleet of {MANY:,d}"),
@@ -187,6 +215,7 @@ def text(found):
     )
 
 
+WAVE_HEADER = ("Clients", "Hours", "Updates/s", "Static: Mbit/s", "CPU, %", "rsync: Mbit/s", "CPU, %")
 PAGE = """.. SPDX-License-Identifier: GPL-2.0-only
 
 =======
@@ -236,14 +265,21 @@ An update goes out in waves by places: it is published to the place of the first
 repository to the place of the next one.
 A client belongs to the wave whose place is in its ``mirrors``.
 A version that must not go on is simply not published there; those that have it go back by ``dmholey update rollback``.
-Within a wave the timer spreads the clients over an hour.
+Within a wave the timer spreads the clients over an hour; a longer one is several places.
+What three waves of the fleet above are for the server, as the first table has it:
+
+{waves}
 
 Caches
 ======
 
 Everything but the timestamp has a name that nothing else ever has, and never changes: a CDN or a proxy may keep it for ever.
 So the origin sends each delta once to each cache, whatever the number of clients; what is left for it are the timestamps that caches ask for.
-With a lifetime of a minute for the timestamp, a cache asks 60 times an hour, however many clients it has.
+With a lifetime of {lifetime} s for the timestamp, a cache asks so often, however many clients it has.
+What is left for the origin of the fleet above:
+
+{caches}
+
 An rsync daemon computes for every client, and nothing of it can be cached.
 
 Limits
@@ -252,7 +288,7 @@ Limits
 - One machine is server and clients; what they take from each other changes wall-clock time, and the processor's seconds a little through its
   caches.
 - TLS is not in it: its handshakes cost a server more than everything here. Clients keep a connection for all requests of an update.
-- The last table is a calculation; nobody has run {many} clients.
+- What is said of {many} clients is a calculation; nobody has run {many} clients.
 """
 
 
