@@ -50,6 +50,7 @@ colocation primary-with-writer inf: pg-clone:Promoted vol-clone:Promoted
 order vol-then-pg Mandatory: vol-clone:start pg-clone:start
 order writer-then-primary Mandatory: vol-clone:promote pg-clone:promote
 location pg-needs-view pg-clone rule -inf: not_defined dmholey-vol or dmholey-vol eq idle or dmholey-vol eq stopped
+location pg-drained pg-clone rule -inf: dmholey-pg-drain eq 1
 location writer-lacks-nothing vol-clone rule role=Promoted -inf: dmholey-vol eq copier and not_defined dmholey-pg-sync
 location writer-lacks-no-commit vol-clone rule role=Promoted -inf: dmholey-vol eq copier and dmholey-pg-sync ne 1
 """

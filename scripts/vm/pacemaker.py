@@ -140,7 +140,7 @@ clone vol-clone vol meta promotable=true notify=true interleave=true
             agents=/usr/lib/ocf/resource.d/dmholey
             mkdir -p $agents
             cp {AGENTS}/volume {AGENTS}/postgres {AGENTS}/.functions $agents
-            cp {AGENTS}/dmholey-fence {TOP}/scripts/vm/fence_vm /usr/sbin
+            cp {AGENTS}/dmholey-fence {AGENTS}/dmholey-drain {TOP}/scripts/vm/fence_vm /usr/sbin
             mkdir -p /run/resource-agents /run/crm /run/lock /var/log/pacemaker
             chown hacluster:haclient /run/crm
             chmod 1777 /dev/shm""")

@@ -3,12 +3,19 @@
 when the network between the nodes is cut.
 """
 
+import sys
+import time
+
 import iscsi
 import qemu
 from fleet import certificates
 from lun import expect
 from pacemaker import Engine
 from run import TOP
+
+sys.path.append(str(TOP / "scripts/demo.d"))
+from database import NAME as PGDATA  # noqa: E402
+from database import Database  # noqa: E402
 
 ALL = {}
 NAME = "data"
@@ -96,6 +103,117 @@ def ocf_tester(machines):
     expect(done and "passed all tests" in done.out, f"ocf-tester passes the agent: {done.out}{done.err}")
     expect("not-running" in node.attempt("pidof dmholeyd || echo not-running").out, "no daemon is left")
     return {"said": done.out.strip().splitlines()[-1]}
+
+
+FILE_SYSTEM = f"""primitive fs ocf:heartbeat:Filesystem \\
+    params device=/dev/mapper/{NAME} directory=/srv fstype=ext4 force_clones=true \\
+    op start timeout={{0}} op stop timeout={{0}} op monitor interval=20s timeout={{0}}
+clone fs-clone fs meta interleave=true
+colocation fs-with-vol inf: fs-clone vol-clone
+order vol-then-fs Mandatory: vol-clone:start fs-clone:start
+location fs-needs-view fs-clone rule -inf: not_defined dmholey-vol or dmholey-vol eq idle or dmholey-vol eq stopped
+location fs-drained fs-clone rule -inf: dmholey-fs-drain eq 1
+"""
+
+
+@engine
+def recycle(machines):
+    """A copier whose overlay has grown starts over: Pacemaker unmounts its file system before, and mounts the new view after."""
+    sharers = Sharers(machines, 2)
+    machines.boot()
+    n1, n2 = sharers.nodes
+    for node in sharers.nodes:
+        sharers.prepare(node)
+    n2.run(
+        """cat >>/etc/dmholey/cluster.toml <<END
+[recycle]
+above = "20%"
+retry = "1s"
+drain = "dmholey-drain begin fs"
+resume = "dmholey-drain end fs"
+END"""
+    )
+    sharers.begin(sharers.engine.power_configuration())
+    # What is to be mounted is in n2's view when it has a new one.
+    n1.run(f"mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 /dev/mapper/{NAME}")
+    n2.run("dmholey --quiet cluster recycle", 60 * sharers.engine.slow)
+    sharers.engine.configure(n1, FILE_SYSTEM.format(sharers.engine.seconds(60)))
+    sharers.engine.await_roles(120, "fs", {"n1": "Started", "n2": "Started"})
+    agent = n2.run("pidof dmholeyd")
+    began = time.monotonic()
+    n1.run("echo new >/srv/word; sync; head -c 9M /dev/urandom >/srv/large; sync", 120 * sharers.engine.slow)
+    sharers.engine.eventually(180, lambda: n2.attempt("cat /srv/word").out == "new\n", "n2 has the new view mounted")
+    seconds = time.monotonic() - began
+    expect(n2.run("pidof dmholeyd") == agent, "the agent of n2 is the same as before")
+    drained = n2.attempt("attrd_updater --name dmholey-fs-drain --query --all").out
+    expect('value="1"' not in drained, f"n2 is not drained any more: {drained}")
+    usage = n2.run("dmholey --json cluster status | jq '.overlay | 100 * .allocated_sectors / .total_sectors'")
+    expect(float(usage) < 20, f"its overlay is small: {usage}")
+    n2.run("echo its own >/srv/n2; sync; ! test -e /srv/large || cat /srv/large >/dev/null", 60)
+    failures = sharers.engine.failures()
+    expect(not failures, f"nothing has failed for Pacemaker: {failures}")
+    return {"seconds to the new view": round(seconds, 1)}
+
+
+@engine
+def recycle_standby(machines):
+    """A standby of PostgreSQL starts over: commits go on without it, and it has all of them when it may be promoted again."""
+    volume = qemu.Disk("512M", shared=True)
+    n1, n2 = nodes = [machines.add(name, [volume, qemu.Disk("600M"), qemu.Disk("24M")]) for name in ("n1", "n2")]
+    pacemaker = Engine(machines, nodes, "pgdata")
+    database = Database(machines, pacemaker, nodes, n1)
+    certificates(machines.exchange, [node.name for node in nodes])
+    machines.boot()
+    for node in nodes:
+        pacemaker.prepare(node, TOP / "target/tests", PGDATA, volume.size // 512)
+    age = 60 * pacemaker.slow
+    n2.run(
+        f"""cat >>/etc/dmholey/cluster.toml <<END
+[recycle]
+after = "{age}s"
+drain = "dmholey-drain begin pg"
+resume = "dmholey-drain end pg"
+END"""
+    )
+    pacemaker.start()
+    n1.run("crm node standby n2", 60 * pacemaker.slow)
+    pacemaker.configure(n1, pacemaker.power_configuration() + pacemaker.volume_configuration())
+    pacemaker.await_roles(120, "vol", {"n1": "Promoted"})
+    database.create(n1)
+    pacemaker.configure(n1, database.configuration())
+    pacemaker.await_roles(180, "pg", {"n1": "Promoted"})
+    database.ask(n1, "CREATE TABLE journal (id integer PRIMARY KEY)")
+    n1.run("crm node online n2", 60 * pacemaker.slow)
+    pacemaker.eventually(180, lambda: database.required(n1) == {"n2"}, "commits wait for the standby")
+    acknowledged = []
+
+    def hear(stream, line):
+        if stream == "out":
+            acknowledged.append((time.monotonic(), int(line)))
+
+    n1.run(f"cp {TOP}/scripts/demo.d/journal /usr/local/bin")
+    job = n1.start("exec journal 'host=/run/postgresql user=postgres dbname=postgres'", hear)
+    start = "SELECT pg_postmaster_start_time()"
+    before = database.ask(n2, start)
+
+    def is_new():
+        done = database.attempt(n2, start)
+        return done and done.out.strip() not in ("", before)
+
+    pacemaker.eventually(180, is_new, "the standby has started over")
+    began = time.monotonic()
+    pacemaker.eventually(180, lambda: database.required(n1) == {"n2"}, "commits wait for the standby again")
+    seconds = time.monotonic() - began
+    job.feed(None)
+    job.wait(60 * pacemaker.slow)
+    pacemaker.eventually(60, lambda: database.has_caught_up(n2, n1), "the standby has caught up")
+    found = {int(line) for line in database.ask(n2, "SELECT id FROM journal").split()}
+    lost = {number for _, number in acknowledged} - found
+    expect(not lost, f"the standby has all {len(acknowledged)} commits but {lost}")
+    failures = pacemaker.failures()
+    expect(not failures, f"nothing has failed for Pacemaker: {failures}")
+    gap = max(later - earlier for (earlier, _), (later, _) in zip(acknowledged, acknowledged[1:]))
+    return {"commits": len(acknowledged), "longest wait for one": round(gap, 1), "until it counts again": round(seconds, 1)}
 
 
 @engine

@@ -106,6 +106,25 @@ test_postgres_goes_on_without_who_is_fenced() {
     volume_again
 }
 
+test_postgres_goes_on_without_who_is_drained() {
+    database primary
+    copiers_are n1 n3
+    promotable n1 n3
+    stream n1 n3
+    waits_for 'FIRST 2 ("n1", "n3")'
+    echo 1 >"$FAKE/drain.n3"
+    act monitor 8
+    did 'n3 sync 0,ALTER SYSTEM FIRST 1 ("n1"),reload'
+    # It streams until it ends.
+    waits_for 'FIRST 1 ("n1")'
+    act monitor 8
+    did ''
+    rm "$FAKE/drain.n3"
+    act monitor 8
+    did 'ALTER SYSTEM FIRST 2 ("n1", "n3"),reload,n3 sync 1'
+    volume_again
+}
+
 test_postgres_promote() {
     database standby
     copiers_are n3

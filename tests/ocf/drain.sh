@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash disable=SC2034,SC2154
+# What dmholey-drain decides. Sourced by run.
+
+# drain STATUS WORD...: runs dmholey-drain on n2
+drain() {
+    local status=0
+    : >"$FAKE/acts"
+    DMHOLEY_NODE=n2 DMHOLEY_DEVICE=/dev/mapper/data DMHOLEY_DRAIN_LIMIT=2 DMHOLEY_FUNCTIONS=$agents/.functions \
+        sh "$agents/dmholey-drain" "${@:2}" >"$FAKE/said" 2>&1 || status=$?
+    expect 'dmholey-drain ends with' "$status" "$1"
+}
+
+# runs_on NODE...: where Pacemaker says that the resource is
+runs_on() {
+    local node
+    for node in "$@"; do echo "resource pg is running on: $node Promoted"; done >"$FAKE/places"
+}
+
+test_drain() {
+    runs_on n1 n3
+    drain 0 begin pg
+    did 'n2 drain 1'
+    drain 0 end pg
+    did 'n2 drain '
+    # It does not stop, or somebody else has the device open.
+    runs_on n1 n2
+    drain 1 begin pg
+    did 'n2 drain 1,n2 drain '
+    runs_on n1 n3
+    echo 1 >"$FAKE/open"
+    drain 1 begin pg
+    did 'n2 drain 1,n2 drain '
+    # Where Pacemaker does not answer it may run.
+    rm "$FAKE/open" "$FAKE/places"
+    drain 1 begin pg
+    drain 2 dance pg
+    did ''
+    drain 2 begin
+}
