@@ -10,7 +10,7 @@
 //! 1. `opening` of an origin (`origin_set.rs`): whoever opens a store;
 //! 2. [`Overlay::worker`]: whoever attends to an overlay;
 //! 3. [`Overlay::area`]: whoever writes metadata;
-//! 4. `growing` of an overlay: whoever gives its index memory;
+//! 4. `growing` of an overlay: whoever gives its index memory, or it more slots;
 //! 5. the members of an origin (`origin_set.rs`), with interrupts off;
 //! 6. [`Overlay::state`], the state of remote copiers (`remote.rs`) or of those who keep for a remote
 //!    writer (`keeper.rs`), with interrupts off;
@@ -61,8 +61,11 @@ use kernel::sync::Mutex;
 use kernel::time::Instant;
 use kernel::time::Monotonic;
 
-/// Exceptions that can be in the making at a time.
+/// Exceptions that can be in the making at a time, at first.
 const SLOTS: usize = 2048;
+/// The same, from when large writes have found too few. They need one for each chunk until it is committed: as many as
+/// the disk takes in the time of two commits, which last for 14 ms where a flush takes 10.
+const MANY_SLOTS: usize = 16384;
 /// Holes in the COW device that are remembered for reuse.
 const HOLES: usize = 1024;
 /// A commit is started without being asked for when so many exceptions are ready.
@@ -267,11 +270,16 @@ impl State {
     /// Whether there are fewer slots than for `chunks` chunks, and will be more when a commit is done.
     pub(crate) fn may_get_room(&self, chunks: u64) -> bool {
         let commits = self.pending.ready_len() != 0 || self.pending.is_committing();
-        let most = most_slots() as u64;
+        let most = most_slots().min(self.pending.capacity()) as u64;
         (self.room() as u64) < chunks.min(most)
             && commits
             && self.is_writable()
             && self.starving.is_none()
+    }
+
+    /// Whether there are as many slots as there can be.
+    pub(crate) fn has_many_slots(&self) -> bool {
+        self.pending.capacity() >= MANY_SLOTS.min(most_slots())
     }
 
     /// Whether the snapshot can be written to.
@@ -390,7 +398,7 @@ impl Overlay {
         };
         let state = State {
             writer: IndexWriter::new(),
-            pending: Pending::new(slots()?, KVVec::from_elem(0, SLOTS, GFP_KERNEL)?),
+            pending: pending(SLOTS)?,
             alloc: new_allocator(layout)?,
             condition: Condition::Valid,
             wanted: 0,
@@ -561,6 +569,21 @@ impl Overlay {
         })
     }
 
+    /// Makes room for more exceptions at a time. Without memory, all stays as it is. May sleep for memory.
+    pub(crate) fn add_slots(&self) {
+        without_io(|| {
+            let _growing = self.growing.lock();
+            if self.state.lock().has_many_slots() {
+                return;
+            }
+            let Ok(larger) = pending(MANY_SLOTS) else {
+                return;
+            };
+            let old = self.state.lock().pending.grow(larger);
+            drop(old);
+        });
+    }
+
     /// Publishes what lock-free readers look at. Called before the lock is released whenever
     /// slots or nodes were taken or given back.
     pub(crate) fn note(&self, state: &State) {
@@ -688,10 +711,12 @@ fn new_allocator(layout: Layout) -> Result<Allocator<KVVec<u64>>> {
     ))
 }
 
-fn slots() -> Result<Slots> {
-    let mut slots = KVVec::with_capacity(SLOTS, GFP_KERNEL)?;
-    for _ in 0..SLOTS {
-        slots.push(pending::Slot::new(), GFP_KERNEL)?;
+/// A table with so many slots. May sleep for memory.
+fn pending(count: usize) -> Result<Pending<Slots, KVVec<u32>>> {
+    let flags = GFP_KERNEL | __GFP_NOWARN;
+    let mut slots = KVVec::with_capacity(count, flags)?;
+    for _ in 0..count {
+        slots.push(pending::Slot::new(), flags)?;
     }
-    Ok(slots)
+    Ok(Pending::new(slots, KVVec::from_elem(0, count, flags)?))
 }

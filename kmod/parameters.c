@@ -10,9 +10,9 @@ static struct dm_kcopyd_throttle copy_throttle = { .throttle = 100 };
 module_param_named(snapshot_copy_throttle, copy_throttle.throttle, uint, 0644);
 MODULE_PARM_DESC(snapshot_copy_throttle, "percentage of time in which chunks are copied");
 
-static unsigned int cow_threshold = 2048;
+static unsigned int cow_threshold = 16384;
 module_param_named(snapshot_cow_threshold, cow_threshold, uint, 0644);
-MODULE_PARM_DESC(snapshot_cow_threshold, "exceptions that a snapshot makes at a time (at most 2048)");
+MODULE_PARM_DESC(snapshot_cow_threshold, "exceptions that a snapshot makes at a time (at most 16384)");
 
 static unsigned int queue_seconds;
 module_param_named(queue_if_no_space, queue_seconds, uint, 0644);

@@ -16,8 +16,8 @@
 //! "everything that was ready when the flush came" is one number, compared with
 //! [`Pending::durable`].
 //!
-//! The table has a fixed number of slots in memory that the caller owns. A full table is
-//! backpressure: whoever wants a slot waits until one is settled.
+//! The slots are in memory that the caller owns. A full table is backpressure: whoever wants a slot
+//! waits until one is settled, or gives the table more memory ([`Pending::grow`]).
 
 use super::format::Exception;
 use core::mem;
@@ -86,6 +86,11 @@ impl<W: Default> Default for Slot<W> {
     }
 }
 
+/// Fibonacci hashing: neighbouring chunks spread over the buckets.
+fn hash(chunk: u64) -> usize {
+    (chunk.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Queue {
     head: u32,
@@ -138,6 +143,36 @@ where
             taken: 0,
             durable: 0,
         }
+    }
+
+    /// Moves everything into a larger table, which is empty, and returns the one that it was in. Takes
+    /// time for each slot that there was, but for none of those that are added. If `larger` is not
+    /// that, it is returned as it is.
+    pub fn grow(&mut self, mut larger: Self) -> Self {
+        let added = self.slots.len();
+        if !larger.is_empty() {
+            return larger;
+        }
+        // A new table's last slot is the first of the free ones, and each is followed by the one before.
+        match larger.slots.get_mut(added) {
+            Some(last) => last.next_in_queue = self.free,
+            None => return larger,
+        }
+        for (slot, old) in larger.slots.iter_mut().zip(self.slots.iter_mut()) {
+            mem::swap(slot, old);
+        }
+        for id in (0..NIL).take(added) {
+            larger.link(id);
+        }
+        mem::swap(&mut self.slots, &mut larger.slots);
+        mem::swap(&mut self.buckets, &mut larger.buckets);
+        self.free = larger.free;
+        larger
+    }
+
+    /// Slots there are.
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
     }
 
     /// Slots in use.
@@ -286,9 +321,7 @@ where
     }
 
     fn bucket(&self, chunk: u64) -> Option<usize> {
-        // Fibonacci hashing: neighbouring chunks spread over the buckets.
-        let hash = (chunk.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
-        hash.checked_rem(self.buckets.len())
+        hash(chunk).checked_rem(self.buckets.len())
     }
 
     fn lookup(&self, chunk: u64) -> Option<u32> {
@@ -299,6 +332,19 @@ where
                 return Some(id);
             }
             id = slot.next_in_bucket;
+        }
+    }
+
+    /// Puts a slot into its bucket, if it is in use.
+    fn link(&mut self, id: u32) {
+        let slot = self.slots.get_mut(id as usize);
+        let Some(slot) = slot.filter(|slot| slot.state != State::Free) else {
+            return;
+        };
+        let hash = hash(slot.exception.origin);
+        let at = hash.checked_rem(self.buckets.len());
+        if let Some(head) = at.and_then(|at| self.buckets.get_mut(at)) {
+            slot.next_in_bucket = mem::replace(head, id);
         }
     }
 

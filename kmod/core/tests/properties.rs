@@ -154,6 +154,7 @@ enum Pend {
     Take(usize),
     Settle(usize),
     GiveUp,
+    Grow(usize),
 }
 
 fn pends() -> impl Strategy<Value = Vec<Pend>> {
@@ -165,7 +166,14 @@ fn pends() -> impl Strategy<Value = Vec<Pend>> {
         4 => (0usize..8).prop_map(Pend::Take),
         4 => (0usize..8).prop_map(Pend::Settle),
     ];
-    prop::collection::vec(prop_oneof![200 => op, 1 => Just(Pend::GiveUp)], 0..400)
+    prop::collection::vec(
+        prop_oneof![
+            200 => op,
+            1 => Just(Pend::GiveUp),
+            4 => (0usize..45).prop_map(Pend::Grow),
+        ],
+        0..400,
+    )
 }
 
 /// The table as a map and two queues.
@@ -195,11 +203,13 @@ fn exception(origin: u64) -> Exception {
 }
 
 fn pend(ops: Vec<Pend>, slots: usize, buckets: usize) {
-    let slots = (0..slots)
-        .map(|_| Slot::new())
-        .collect::<Vec<Slot<Vec<u32>>>>();
-    let most = slots.len();
-    let mut table = Pending::new(slots, vec![0; buckets]);
+    let table_of = |slots: usize| {
+        let slots = (0..slots).map(|_| Slot::new());
+        let slots: Vec<Slot<Vec<u32>>> = slots.collect();
+        Pending::new(slots, vec![0; buckets])
+    };
+    let mut most = slots;
+    let mut table = table_of(most);
     let mut model = Model::default();
     for (n, op) in (0u32..).zip(ops) {
         match op {
@@ -261,6 +271,11 @@ fn pend(ops: Vec<Pend>, slots: usize, buckets: usize) {
                 for _ in 0..count {
                     assert_eq!(table.settle(), model.settle());
                 }
+            }
+            Pend::Grow(slots) => {
+                let left = table.grow(table_of(slots));
+                assert_eq!(left.capacity(), most.min(slots));
+                most = most.max(slots);
             }
             Pend::GiveUp => {
                 while let Some(chunk) = model.ready.pop_front() {
