@@ -436,7 +436,6 @@ impl WriteBack {
     fn ready_flush(&self) -> Option<(Bio, bool)> {
         let mut state = self.state.lock();
         if let Some(bio) = state.failing.pop() {
-            state.told = true;
             self.measure(&state);
             return Some((bio, true));
         }
@@ -474,8 +473,8 @@ impl State {
         if sectors != 0 {
             self.lost += sectors;
             self.failed = true;
-            self.told = false;
-            // Whoever resumes a target before these are ended does not change what becomes of them.
+            // These are told of it: whoever resumes a target before they are ended does not change what becomes of them.
+            self.told = !self.flushes.is_empty();
             self.failing.append(&mut self.flushes);
         }
     }

@@ -150,7 +150,7 @@ impl WriteBack {
     fn lose(&mut self, chunks: Vec<Chunk>, out: &mut Vec<Effect>) {
         if !chunks.is_empty() {
             self.failed = true;
-            self.told = false;
+            self.told = !self.flushes.is_empty();
             self.failing.append(&mut self.flushes);
             out.push(Effect::Lost(chunks));
         }
@@ -211,7 +211,6 @@ impl WriteBack {
     /// Ends flushes that have waited for long enough; the writes that are to look again.
     pub(super) fn attend(&mut self, out: &mut Vec<Effect>) -> Vec<Write> {
         for (id, _) in self.failing.drain(..) {
-            self.told = true;
             out.push(Effect::Flushed(id, false));
         }
         while let Some(&(id, last)) = self.flushes.first() {
