@@ -172,7 +172,7 @@ def fleet_rows(costs):
 
 
 def wave_rows(ours, theirs):
-    """What each wave is for a server while its clients update; all of the fleet polls meanwhile."""
+    """What the updates of each wave are for a server."""
     for clients, hours in WAVES:
         rate = clients / (hours * 3600)
         loads = (8e-6 * rate * ours["bytes"], 100 * rate * ours["cpu"], 8e-6 * rate * theirs["bytes"], 100 * rate * theirs["cpu"])
@@ -275,7 +275,7 @@ Caches
 
 Everything but the timestamp has a name that nothing else ever has, and never changes: a CDN or a proxy may keep it for ever.
 So the origin sends each delta once to each cache, whatever the number of clients; what is left for it are the timestamps that caches ask for.
-With a lifetime of {lifetime} s for the timestamp, a cache asks so often, however many clients it has.
+With a lifetime of {lifetime} s for the timestamp, a cache asks for it once in that time, however many clients it has.
 What is left for the origin of the fleet above:
 
 {caches}

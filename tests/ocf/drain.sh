@@ -34,6 +34,14 @@ test_drain() {
     # Where Pacemaker does not answer it may run.
     rm "$FAKE/open" "$FAKE/places"
     drain 1 begin pg
+    # It is not known whether the attribute is set, or whether it is gone.
+    runs_on n1 n3
+    touch "$FAKE/unsure"
+    drain 1 begin pg
+    did 'n2 drain 1,n2 drain '
+    touch "$FAKE/unsure"
+    drain 0 end pg
+    did 'n2 drain ,n2 drain '
     drain 2 dance pg
     did ''
     drain 2 begin

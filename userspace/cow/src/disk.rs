@@ -156,7 +156,7 @@ impl Device {
         }
         if kind.is_block_device() {
             // What device-mapper has written to it, below its page cache, is not known there. Where this is not
-            // possible nothing is lost: digests tell what is old.
+            // possible digests tell what is old; and a device that nobody else has open begins with an empty cache.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
         }
         Self::from_file(file, path)

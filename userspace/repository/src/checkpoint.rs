@@ -137,8 +137,18 @@ fn next(
     let chunk = ChunkSize::new(CHUNK).map_err(|e| CowError::format(source.name(), e))?;
     let (output, file, ground) = Output::create(&repository.layer(number), true)?;
     let writer = Writer::create(file, chunk, ground)?;
-    let places = options.places.as_deref();
-    let (_file, found) = diff::diff(&before, source, places, writer, &*watch("comparing"))?;
+    let mut places = options.places.clone();
+    if let Some(places) = &mut places {
+        // Whoever records knows nothing of what has been added.
+        places.push(last.bytes..bytes.max(last.bytes));
+    }
+    let (_file, found) = diff::diff(
+        &before,
+        source,
+        places.as_deref(),
+        writer,
+        &*watch("comparing"),
+    )?;
     let mut manifest = repository.manifest().clone();
     manifest.recorder.clone_from(&options.recorder);
     if found.written.exceptions == 0 && bytes == last.bytes && !options.same {

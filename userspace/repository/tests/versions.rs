@@ -235,11 +235,10 @@ proptest! {
     }
 }
 
-/// Where an image differs from another one; what one of them lacks counts as zeros.
+/// Where an image differs from another one, as far as both go.
 fn differences(old: &[u8], new: &[u8]) -> Vec<Range<u64>> {
-    let at = |image: &[u8], n: usize| image.get(n).copied().unwrap_or_default();
-    let all = 0..old.len().max(new.len());
-    let differing = all.filter(|&n| at(old, n) != at(new, n));
+    let both = 0..old.len().min(new.len());
+    let differing = both.filter(|&n| old[n] != new[n]);
     differing.map(|n| n as u64..n as u64 + 1).collect()
 }
 
@@ -268,9 +267,14 @@ fn only_what_was_recorded_is_compared() {
     assert!(matches!(taken, Ok(Taken::New(version, _)) if version.changed_bytes == 4096));
     assert_eq!(recorder().as_deref(), Some("first"));
     image[40_000] = 1;
+    // What is added needs nobody to tell.
+    image.resize(60_000, 3);
+    let told = options("larger", Some(Vec::new()));
+    let (taken, _) = take_as(lab.path(), &image, &told, i64::MAX);
+    assert!(matches!(taken, Ok(Taken::New(version, _)) if version.changed_bytes == 3 * 4096));
     let unchanged = options("second", None);
     let (taken, _) = take_as(lab.path(), &image, &unchanged, i64::MAX);
-    assert!(matches!(taken, Ok(Taken::Same(version)) if version.number == 2));
+    assert!(matches!(taken, Ok(Taken::Same(version)) if version.number == 3));
     assert_eq!(recorder().as_deref(), Some("second"));
     // Who records nothing ends that: the newest version is another one.
     image[0] = 2;

@@ -543,20 +543,26 @@ impl Client {
     /// Gives up whatever goes on with the disk, because what it needs is damaged. The disk is no known version then, and
     /// [`Self::repair`] or [`Self::begin_repair`] makes one of it, by default the one that it was on the way to.
     pub fn begin_afresh(&mut self) -> Result<()> {
-        let target = match self.state.phase {
-            Phase::Idle | Phase::Staged | Phase::RollingBack => self.state.installed,
-            Phase::Applying | Phase::Applied | Phase::Repairing => self.state.target,
+        let State {
+            installed,
+            target,
+            refused,
+            ..
+        } = self.state;
+        let (target, refused) = match self.state.phase {
+            Phase::Idle => return Ok(()),
+            Phase::Staged => return self.discard(),
+            Phase::RollingBack => (installed, target),
+            Phase::Applying | Phase::Applied | Phase::Repairing => (target, refused),
         };
+        // A store that is there while the disk is being repaired would be taken for one that mends it.
+        self.remove_stores()?;
         self.save(State {
             target,
             phase: Phase::Repairing,
-            refused: self
-                .state
-                .refused
-                .filter(|refused| Some(*refused) != target),
+            refused: refused.filter(|refused| Some(*refused) != target),
             ..State::default()
-        })?;
-        self.remove_stores()
+        })
     }
 
     /// From here on the disk is what it was no longer, and not that version yet.

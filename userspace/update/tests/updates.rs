@@ -642,10 +642,17 @@ fn what_cannot_go_on_is_begun_afresh() {
             assert_eq!(repaired.unwrap_err().kind(), Kind::Refused);
         }
         client.begin_afresh().unwrap();
+        // It may be interrupted here.
+        drop(client);
+        let mut client = lab.client();
+        client.begin_afresh().unwrap();
+        assert!(!client.repair_goes_on(None).unwrap());
         let repaired = client.repair(&mirrors, &lab.catalog, None, &quiet);
         assert_eq!(repaired.unwrap().version, version);
         lab.is(usize::try_from(version).unwrap());
         assert_eq!(client.state().phase, Phase::Idle);
+        let refused = client.state().refused.map(|refused| refused.number);
+        assert_eq!(refused, (phase == Phase::RollingBack).then_some(3));
         assert!(!client.staged().exists() && !client.back().exists());
     }
 }

@@ -186,7 +186,7 @@ fn update(args: &Update) -> anyhow::Result<()> {
         }
         Phase::Repairing => {
             tracing::info!("goes on with the repair that an earlier run began with");
-            disk::repair(&mut session, None, &args.how, UNWATCHED)?;
+            disk::repair(&mut session, None, false, &args.how, UNWATCHED)?;
         }
         Phase::Applied => {
             tracing::info!(

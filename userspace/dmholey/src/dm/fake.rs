@@ -120,6 +120,12 @@ impl Kernel for Fake {
         self.ask("resume", name)
     }
 
+    fn resume_hidden(&self, name: &str) -> Result<()> {
+        self.ask("resume-hidden", name)?;
+        self.suspended.borrow_mut().remove(name);
+        Ok(())
+    }
+
     fn remove(&self, name: &str, _deferred: bool) -> Result<()> {
         self.ask("remove", name)?;
         self.devices.borrow_mut().remove(name);

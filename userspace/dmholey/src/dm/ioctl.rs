@@ -71,12 +71,6 @@ impl Dm {
         Ok(())
     }
 
-    /// Puts the loaded table of a new device to use, as [`Kernel::resume`] does. udev's rules make its node, and leave
-    /// what is on it alone: no link by UUID leads to it, and LVM does not look for volumes there.
-    pub fn resume_hidden(&self, name: &str) -> Result<()> {
-        self.with_udev(Command::Suspend, "start it", named(name)?, HIDDEN)
-    }
-
     /// Asks, with a larger buffer as long as the answer does not fit.
     fn ask(&self, command: Command, request: &Request) -> rustix::io::Result<Answer> {
         let mut size = BUFFER;
@@ -252,6 +246,10 @@ impl Kernel for Dm {
         request.lines = vec![line.clone()];
         self.about(Command::TableLoad, "accept its table", &request)?;
         Ok(())
+    }
+
+    fn resume_hidden(&self, name: &str) -> Result<()> {
+        self.with_udev(Command::Suspend, "start it", named(name)?, HIDDEN)
     }
 
     fn resume(&self, name: &str) -> Result<()> {

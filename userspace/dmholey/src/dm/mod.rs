@@ -130,6 +130,10 @@ pub trait Kernel {
     /// Puts the loaded table to use.
     fn resume(&self, name: &str) -> Result<()>;
 
+    /// Puts the loaded table to use, or a suspended device. udev's rules make its node, and leave what is on it alone: no
+    /// link by UUID leads to it, and LVM does not look for volumes there.
+    fn resume_hidden(&self, name: &str) -> Result<()>;
+
     /// Removes a device, or has it removed when its last user goes.
     fn remove(&self, name: &str, deferred: bool) -> Result<()>;
 

@@ -99,10 +99,13 @@ impl<'a> Moment<'a> {
         format!("/dev/dm-{}", self.number.minor).into()
     }
 
-    /// It goes on to be there.
+    /// It goes on to be there. No link leads to what is on it, which is on the origin as well.
     pub fn stay(mut self) -> Result<()> {
+        self.kernel.suspend(&self.name, true)?;
+        self.kernel.resume_hidden(&self.name)?;
+        flow::add_node(self.nodes, &self.name, self.number)?;
         self.stays = true;
-        flow::add_node(self.nodes, &self.name, self.number)
+        Ok(())
     }
 
     /// Fails if it is not what it was any more: the store was too small for what was written to the origin meanwhile.
@@ -137,10 +140,8 @@ pub struct Recorder {
     pub name: String,
     /// Who it is.
     pub uuid: String,
-    /// The device of its store; none if it was never put to use.
-    pub cow: Option<DevNum>,
-    /// Its list names all that has changed; otherwise its store has become full.
-    pub is_whole: bool,
+    /// What it records, and where.
+    pub store: StoreFacts,
 }
 
 impl Recorder {
@@ -148,30 +149,38 @@ impl Recorder {
     pub fn all(kernel: &dyn Kernel) -> Result<Vec<Self>> {
         let mut found = Vec::new();
         for (name, lines) in flow::tables(kernel)? {
-            let uuid = match kernel.info(&name) {
-                Ok(info) if info.uuid.starts_with(UUID) => info.uuid,
-                // The other one went away since the list was made.
-                Ok(_) | Err(Error::NoDevice(_)) => continue,
-                Err(error) => return Err(error),
+            // One without a table is being made by somebody else.
+            let Some(store) = lines.first().and_then(StoreFacts::of) else {
+                continue;
             };
-            let states = kernel.status(&name)?;
-            let is_whole = |line| Ok(matches!(flow::state_of(&name, line)?, State::Ok(_)));
-            found.push(Self {
-                uuid,
-                cow: lines
-                    .first()
-                    .and_then(StoreFacts::of)
-                    .map(|facts| facts.cow),
-                is_whole: states.first().map_or(Ok(false), is_whole)?,
-                name,
-            });
+            match kernel.info(&name) {
+                Ok(info) if info.uuid.starts_with(UUID) => found.push(Self {
+                    name,
+                    uuid: info.uuid,
+                    store,
+                }),
+                // The other one went away since the list was made.
+                Ok(_) | Err(Error::NoDevice(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(found)
     }
 
+    /// Whether its list names all that has changed up to now: its store has not become full.
+    pub fn is_whole(&self, kernel: &dyn Kernel) -> Result<bool> {
+        let lines = kernel.status(&self.name)?;
+        let is_ok = |line| Ok(matches!(flow::state_of(&self.name, line)?, State::Ok(_)));
+        lines.first().map_or(Ok(false), is_ok)
+    }
+
     /// Removes it. What it has recorded is in its store.
     pub fn end(&self, kernel: &dyn Kernel, nodes: &dyn Nodes) -> Result<()> {
-        flow::remove(kernel, nodes, &self.name, false)
+        match flow::remove(kernel, nodes, &self.name, false) {
+            // Somebody else has.
+            Err(Error::NoDevice(_)) => Ok(()),
+            ended => ended,
+        }
     }
 }
 
@@ -254,27 +263,17 @@ mod tests {
         let table = fake.devices.borrow()["data-record-2"].clone().unwrap();
         assert_eq!(table.params, "8:1 8:2 P 8");
         let found = Recorder::all(&fake).unwrap();
-        let wanted = Recorder {
-            name: "data-record-2".to_owned(),
-            uuid,
-            cow: Some(COW),
-            is_whole: true,
+        let [found] = found.as_slice() else {
+            panic!("not one: {found:?}");
         };
-        assert_eq!(found, [wanted]);
-        found[0].end(&fake, &fake).unwrap();
+        assert_eq!((&*found.name, &found.uuid), ("data-record-2", &uuid));
+        assert_eq!((found.store.origin, found.store.cow), (ORIGIN, COW));
+        assert!(found.is_whole(&fake).unwrap());
+        fake.statuses.borrow_mut().push_front("Invalid");
+        assert!(!found.is_whole(&fake).unwrap());
+        found.end(&fake, &fake).unwrap();
+        found.end(&fake, &fake).unwrap();
         assert_eq!(Recorder::all(&fake).unwrap(), []);
-        // What became full, or was never put to use, has recorded nothing.
-        let fake = Fake::new()
-            .with("r", "holey-snapshot", "8:1 8:2 P 8")
-            .says(&["Invalid"]);
-        for name in ["r", "s"] {
-            let uuid = recorder_uuid(1);
-            fake.uuids.borrow_mut().insert(name.to_owned(), uuid);
-        }
-        fake.devices.borrow_mut().insert("s".to_owned(), None);
-        let found = Recorder::all(&fake).unwrap();
-        let facts: Vec<_> = found.iter().map(|r| (r.cow, r.is_whole)).collect();
-        assert_eq!(facts, [(Some(COW), false), (None, false)]);
     }
 
     #[test]

@@ -44,10 +44,11 @@ pub fn roll_back(client: &mut Client, how: &How, output: Output) -> anyhow::Resu
 }
 
 /// Makes the disk version `to`, or the one that it should be, whatever it is now. What an earlier run was interrupted in
-/// goes on. Returns also which way that went.
+/// goes on, or is given up if it is to be made `afresh`. Returns also which way that went.
 pub fn repair(
     session: &mut Session,
     to: Option<u64>,
+    afresh: bool,
     how: &How,
     output: Output,
 ) -> anyhow::Result<(Repaired, &'static str)> {
@@ -60,8 +61,11 @@ pub fn repair(
     let online = how.is_online(client.disk())?;
     let way = if online { "online" } else { "offline" };
     let mut begun = None;
-    if !client.repair_goes_on(to)? {
+    if afresh || !client.repair_goes_on(to)? {
         let catalog = trust.ask(mirrors)?.catalog;
+        if afresh {
+            give_up(client, online)?;
+        }
         if !online {
             return Ok((client.repair(mirrors, &catalog, to, watch)?, way));
         }
@@ -89,9 +93,9 @@ pub fn repair(
 }
 
 /// Gives up whatever goes on with the disk, which has to be repaired then.
-pub fn begin_afresh(client: &mut Client) -> anyhow::Result<()> {
+fn give_up(client: &mut Client, online: bool) -> anyhow::Result<()> {
     for store in [client.staged(), client.back()] {
-        if store.exists() {
+        if online && store.exists() {
             online::stop(&store, client.disk())?;
         }
     }

@@ -67,23 +67,23 @@ struct Done {
 /// Runs the command.
 pub fn run(args: &Checkpoint, output: Output) -> anyhow::Result<Exit> {
     signals::install()?;
+    if args.live.len() > 2 {
+        let text = "--live: name one device, or two".to_owned();
+        return Err(refuse(Exit::Usage, text));
+    }
     let mut repository = Repository::create(&args.repository)?;
     let take = |repository: &mut Repository, image: &Device, recorded: Recorded| {
         take(args, repository, image, recorded, output)
     };
     match args.live.as_slice() {
+        [one, other, ..] => live::recorded(&args.image, [one, other], &mut repository, take),
+        [store] => live::once(&args.image, store, |image| {
+            take(&mut repository, image, Recorded::default())
+        }),
         [] => {
             let image = Device::open(&args.image, Access::Still)?;
             take(&mut repository, &image, Recorded::default())
         }
-        [store] => live::once(&args.image, store, |image| {
-            take(&mut repository, image, Recorded::default())
-        }),
-        [one, other] => live::recorded(&args.image, [one, other], &mut repository, take),
-        _ => Err(refuse(
-            Exit::Usage,
-            "--live: name one device, or two".to_owned(),
-        )),
     }
 }
 

@@ -10,6 +10,8 @@ use crate::dm::moment::Moment;
 use crate::dm::moment::Recorder;
 use crate::dm::node;
 use crate::dm::DevNum;
+use crate::dm::Kernel;
+use crate::dm::Nodes;
 use crate::exit::refuse;
 use crate::exit::Exit;
 use anyhow::Context;
@@ -44,7 +46,8 @@ pub(super) fn once(
         cow,
         None,
     )?;
-    through(&moment, take)
+    let taken = take(&Device::open(&moment.path(), Access::Still)?);
+    explained(&moment, taken)
 }
 
 /// The same, from a snapshot that stays to record what is changed. Where the one before has recorded from the newest
@@ -58,7 +61,13 @@ pub(super) fn recorded(
     let (origin, _) = BlockDev::open(image)?;
     let dm = Dm::open()?;
     let [one, other] = stores;
-    let (store, last) = match last_recorder(&dm, repository, [number(one)?, number(other)?])? {
+    let numbers = [number(one)?, number(other)?];
+    if numbers[0] == numbers[1] {
+        let text = "--live: both are the same device; name two".to_owned();
+        return Err(refuse(Exit::Refused, text));
+    }
+    let known = repository.manifest().recorder.as_deref();
+    let (store, last) = match last_recorder(&dm, &node::DevMapper, origin.number, known, numbers)? {
         Some((recorder, 0)) => (other, Some((recorder, one))),
         Some((recorder, _)) => (one, Some((recorder, other))),
         None => (one, None),
@@ -69,29 +78,31 @@ pub(super) fn recorded(
     let uuid = recorder_uuid(u128::from_ne_bytes(random));
     let (nodes, records) = (&node::DevMapper, Some(uuid.as_str()));
     let moment = Moment::take(&dm, nodes, origin.number, origin.sectors, cow, records)?;
+    // From here on it is in use, and nobody else takes it for one that was left behind.
+    let snapshot = Device::open(&moment.path(), Access::Still)?;
     let mut places = None;
     if let Some((recorder, store)) = last {
-        // What is changed from now on is in the list of the new one, too.
+        // What was written up to the moment is in its list, or the list is not whole. What is written from now on is in
+        // that of the new one, too.
+        let is_whole = recorder.is_whole(&dm)?;
         recorder.end(&dm, nodes)?;
-        if recorder.is_whole {
-            places = changes(store)?;
+        if is_whole {
+            // One that cannot be read is as good as none.
+            places = changes(store).ok().flatten();
         }
     }
     let recorded = Recorded {
         places,
         recorder: Some(uuid.clone()),
     };
-    let taken = through(&moment, |image| take(repository, image, recorded))?;
+    let taken = explained(&moment, take(repository, &snapshot, recorded))?;
+    drop(snapshot);
     moment.stay()?;
     Ok(taken)
 }
 
-fn through(
-    moment: &Moment<'_>,
-    take: impl FnOnce(&Device) -> anyhow::Result<Exit>,
-) -> anyhow::Result<Exit> {
-    let taken = take(&Device::open(&moment.path(), Access::Still)?);
-    // The reason behind an error that reading has met.
+/// The reason behind an error that reading has met.
+fn explained(moment: &Moment<'_>, taken: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     taken.or_else(|error| moment.check().map_err(Into::into).and(Err(error)))
 }
 
@@ -107,26 +118,22 @@ fn number(store: &Path) -> anyhow::Result<DevNum> {
     Ok(BlockDev::open(store)?.0.number)
 }
 
-/// What has recorded from the newest version on, and which of the stores it has. What a run has left behind on them that
-/// was killed goes.
+/// What has recorded from the newest version on, which is the one that is known, and which of the stores it has. What
+/// else records there goes: a run that was killed has left it behind.
 fn last_recorder(
-    dm: &Dm,
-    repository: &Repository,
+    kernel: &dyn Kernel,
+    nodes: &dyn Nodes,
+    origin: DevNum,
+    known: Option<&str>,
     stores: [DevNum; 2],
 ) -> anyhow::Result<Option<(Recorder, usize)>> {
-    if stores[0] == stores[1] {
-        let text = "--live: both are the same device; name two".to_owned();
-        return Err(refuse(Exit::Refused, text));
-    }
     let mut last = None;
-    for recorder in Recorder::all(dm)? {
-        let is_last = repository.manifest().recorder.as_ref() == Some(&recorder.uuid);
-        let at = recorder
-            .cow
-            .map(|cow| stores.iter().position(|&store| store == cow));
+    for recorder in Recorder::all(kernel)? {
+        let is_last = known == Some(&*recorder.uuid) && recorder.store.origin == origin;
+        let at = stores.iter().position(|&store| store == recorder.store.cow);
         match (is_last, at) {
-            (true, Some(Some(at))) => last = Some((recorder, at)),
-            (true, Some(None)) => {
+            (true, Some(at)) => last = Some((recorder, at)),
+            (true, None) => {
                 let text = format!(
                     "{}: records the changes since the newest version in another device than the two of --live; name \
                      that one, or remove it (dmholey remove {0}): then all is compared",
@@ -134,8 +141,8 @@ fn last_recorder(
                 );
                 return Err(refuse(Exit::Refused, text));
             }
-            (false, Some(Some(_))) | (_, None) => recorder.end(dm, &node::DevMapper)?,
-            (false, Some(None)) => {}
+            (false, Some(_)) => recorder.end(kernel, nodes)?,
+            (false, None) => {}
         }
     }
     Ok(last)
@@ -155,4 +162,36 @@ fn changes(store: &Path) -> anyhow::Result<Option<Vec<Range<u64>>>> {
     }
     places.sort_unstable_by_key(|place| place.start);
     Ok(Some(places))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dm::fake::Fake;
+
+    const fn device(minor: u32) -> DevNum {
+        DevNum { major: 8, minor }
+    }
+
+    #[test]
+    fn only_who_has_recorded_this_image_is_believed() {
+        let kernel = Fake::new().with("r", "holey-snapshot", "8:1 8:3 P 8");
+        let uuid = recorder_uuid(7);
+        let mut uuids = kernel.uuids.borrow_mut();
+        uuids.insert("r".to_owned(), uuid.clone());
+        drop(uuids);
+        let look = |image, known, store| {
+            let stores = [device(2), device(store)];
+            last_recorder(&kernel, &kernel, device(image), known, stores)
+        };
+        let (_, at) = look(1, Some(&*uuid), 3).unwrap().unwrap();
+        assert_eq!(at, 1);
+        let error = look(1, Some(&*uuid), 9).unwrap_err();
+        assert!(error.to_string().contains("dmholey remove r"), "{error}");
+        assert!(look(1, None, 9).unwrap().is_none());
+        assert_eq!(kernel.devices.borrow().len(), 1);
+        // It has recorded another image, in a store that is wanted now.
+        assert!(look(4, Some(&*uuid), 3).unwrap().is_none());
+        assert!(kernel.devices.borrow().is_empty());
+    }
 }

@@ -39,10 +39,7 @@ struct Report {
 pub fn run(args: &Repair, output: Output) -> anyhow::Result<Exit> {
     signals::install()?;
     let mut session = args.which.open(output)?;
-    if args.afresh {
-        disk::begin_afresh(&mut session.client)?;
-    }
-    let (repaired, way) = disk::repair(&mut session, args.to, &args.how, output)?;
+    let (repaired, way) = disk::repair(&mut session, args.to, args.afresh, &args.how, output)?;
     output.done(&Report { repaired, way }, text)?;
     Ok(Exit::Ok)
 }
