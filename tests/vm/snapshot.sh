@@ -286,7 +286,7 @@ t_many_slots() {
     local base
     load
     vol base 65536
-    vol disk 81920
+    cow disk 81920
     dmsetup create store --table "0 81920 delay $D/disk 0 0 $D/disk 0 0 $D/disk 0 30"
     base=$(sha256sum <$D/base)
     make_origin origin base
