@@ -254,7 +254,9 @@ pub(crate) fn read_asked(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut 
     if let Some(pages) = overlay.pages.get() {
         while let Some(n) = pages.next_asked().filter(|_| overlay.is_usable()) {
             if !pages.read.has(n) && read_pages(this, overlay, pages, summaries, n, n).is_err() {
-                return lose(this);
+                // Those who wait are told below, or nobody would.
+                lose(this);
+                break;
             }
             pages.asked.remove(n);
         }

@@ -198,6 +198,29 @@ $((bad + 8)) $((98304 - bad - 8)) linear $POOL $((start + bad + 8))"
     check origin base
 }
 
+# Those who wait for a page are told that it cannot be read.
+# set: main
+t_unreadable_while_waited_for() {
+    local last reader writer
+    with_summary
+    no_audit store
+    last=$(($(size base) / 8 - 1))
+    slow_reads 1000
+    activate snap base store
+    dd if=$D/snap of=/dev/null bs=4k count=1 skip=$last iflag=direct status=none 2>/dev/null &
+    reader=$!
+    dd if=/dev/zero of=$D/origin bs=4k count=1 seek=$((last - 1)) oflag=direct status=none &
+    writer=$!
+    sleep 0.3
+    change store "0 $(size store) error"
+    eventually 20 eval '! kill -0 $reader 2>/dev/null'
+    eventually 20 eval '! kill -0 $writer 2>/dev/null'
+    ! wait $reader || die "what cannot be read was read"
+    wait $writer
+    has_status snap Invalid
+    remove snap
+}
+
 # When the store is full, the summary goes.
 t_full() {
     with_summary 67592
