@@ -42,6 +42,8 @@ use kernel::workqueue::WorkItem;
 
 /// Areas that one commit may fill behind the current one.
 const SPILL_AREAS: usize = 16;
+/// Exceptions that are taken or settled while the overlay is locked, and interrupts are off.
+const BATCH: usize = 256;
 /// How often a full COW device is looked at, in case that it has been extended.
 const STARVE_POLL_MS: i64 = 250;
 
@@ -50,6 +52,7 @@ enum Chore {
     Finish(Bios),
     ReadAsked,
     MakeRoom,
+    AddSlots,
     ReadOn,
     Summarise,
     Send(Bios),
@@ -78,11 +81,21 @@ impl WorkItem for Copier {
             };
             let go_on = without_io(|| attend(&this, overlay, &mut summaries, chore));
             overlay.changed.wake();
-            if !go_on {
+            if !go_on || leave_to_owner(&this, overlay) {
                 break;
             }
         }
     }
+}
+
+/// After a handover, whether the rest is for whoever has the overlay now, who is told. Those who take this copier down
+/// wait for its worker, which under load would always find something to do.
+fn leave_to_owner(this: &Arc<Copier>, overlay: &Overlay) -> bool {
+    if !this.is_retired() || overlay.state.lock().hurry {
+        return false;
+    }
+    let owner = this.origin.user_of(this.cow_number(), None);
+    owner.inspect(Copier::kick).is_some()
 }
 
 /// Does one thing. False if the rest is for another copier.
@@ -90,6 +103,7 @@ fn attend(this: &Arc<Copier>, overlay: &Overlay, summaries: &mut Summaries, chor
     match chore {
         Chore::ReadAsked => summary::read_asked(this, overlay, summaries),
         Chore::MakeRoom => summary::make_room(this, overlay, summaries),
+        Chore::AddSlots => overlay.add_slots(),
         Chore::ReadOn => {
             summary::read_on(this, overlay, summaries);
             summaries.linger(overlay);
@@ -129,6 +143,9 @@ fn next_chore(state: &mut State) -> Option<Chore> {
     if state.condition == Condition::Invalidating {
         return Some(Chore::Invalidate);
     }
+    if mem::take(&mut state.crowded) {
+        return Some(Chore::AddSlots);
+    }
     if let Some(failure) = state.leaving.filter(|_| state.can_dismiss()) {
         return Some(Chore::Dismiss(
             mem::take(&mut state.blocked.writes),
@@ -138,8 +155,7 @@ fn next_chore(state: &mut State) -> Option<Chore> {
     if state.is_to_be_told() {
         return Some(Chore::Starve);
     }
-    let blocked = !state.blocked.writes.is_empty() || !state.blocked.origin.is_empty();
-    if blocked && state.can_unblock() {
+    if state.is_blocked() && state.can_unblock() {
         let writable = state.is_writable();
         return Some(Chore::Retry(mem::take(&mut state.blocked), writable));
     }
@@ -404,8 +420,21 @@ fn write_commit(this: &Arc<Copier>, overlay: &Overlay, area: &mut Area) -> Resul
     Ok(())
 }
 
-fn take(overlay: &Overlay, accept: impl FnMut(Exception) -> bool) -> usize {
-    overlay.state.lock().pending.take(accept)
+/// Takes what is ready for as long as `accept` does. Returns how many that were.
+fn take(overlay: &Overlay, mut accept: impl FnMut(Exception) -> bool) -> usize {
+    let mut all = 0;
+    loop {
+        let mut left = BATCH;
+        let taken = overlay.state.lock().pending.take(|exception| {
+            let taken = left != 0 && accept(exception);
+            left -= usize::from(taken);
+            taken
+        });
+        all += taken;
+        if left != 0 {
+            return all;
+        }
+    }
 }
 
 /// Lets those go on who waited for the commit, which took so many microseconds. Returns for how many
@@ -414,12 +443,23 @@ fn settle(this: &Arc<Copier>, overlay: &Overlay, took: u64) -> u32 {
     let mut origin = Bios::default();
     let mut done = Bios::default();
     let mut forward = Bios::default();
-    let mut state = overlay.state.lock();
     let mut released = 0;
-    while let Some((_, mut waiters)) = state.pending.settle() {
-        released += u64::from(!waiters.origin.is_empty());
-        origin.append(&mut waiters.origin);
-    }
+    let mut state = loop {
+        let mut state = overlay.state.lock();
+        let mut settled = 0;
+        while settled < BATCH {
+            let Some((_, mut waiters)) = state.pending.settle() else {
+                break;
+            };
+            settled += 1;
+            released += u64::from(!waiters.origin.is_empty());
+            origin.append(&mut waiters.origin);
+        }
+        if settled < BATCH {
+            break state;
+        }
+        overlay.note(&state);
+    };
     state.gather.committed(took);
     let hold = state.gather.hold(released, state.pending.ready_len());
     let durable = state.pending.durable();

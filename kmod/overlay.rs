@@ -10,7 +10,7 @@
 //! 1. `opening` of an origin (`origin_set.rs`): whoever opens a store;
 //! 2. [`Overlay::worker`]: whoever attends to an overlay;
 //! 3. [`Overlay::area`]: whoever writes metadata;
-//! 4. `growing` of an overlay: whoever gives its index memory, or it more slots;
+//! 4. `growing` of an overlay: whoever gives its index memory;
 //! 5. the members of an origin (`origin_set.rs`), with interrupts off;
 //! 6. [`Overlay::state`], the state of remote copiers (`remote.rs`) or of those who keep for a remote
 //!    writer (`keeper.rs`), with interrupts off;
@@ -54,6 +54,7 @@ use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering;
+use kernel::alloc::Flags;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -70,8 +71,8 @@ const MANY_SLOTS: usize = 16384;
 const HOLES: usize = 1024;
 /// A commit is started without being asked for when so many exceptions are ready.
 const MANY_READY: u64 = 512;
-/// The index gets another segment when fewer nodes than this are free.
-const FEW_NODES: u32 = 32;
+/// The index gets another segment when fewer nodes are free than one for so many slots.
+const SLOTS_PER_NODE: usize = 64;
 
 /// What is kept beside each bio.
 #[derive(Clone, Copy, Default)]
@@ -191,6 +192,8 @@ pub(crate) struct State {
     pub(crate) summarising: bool,
     /// The snapshot's device is suspended: nothing is written that nobody waits for.
     pub(crate) paused: bool,
+    /// Large writes have found too few slots.
+    pub(crate) crowded: bool,
     /// The summary is to go, and those who need a chunk wait for that.
     pub(crate) making_room: bool,
 }
@@ -217,7 +220,6 @@ impl State {
 
     /// Whether the worker has something to do at once.
     pub(crate) fn has_urgent_work(&self) -> bool {
-        let blocked = !self.blocked.writes.is_empty() || !self.blocked.origin.is_empty();
         !self.late.is_empty()
             || !self.send.is_empty()
             || self.asked
@@ -225,13 +227,21 @@ impl State {
             || self.condition == Condition::Invalidating
             || self.is_to_be_told()
             || self.can_dismiss()
-            || blocked && self.can_unblock()
+            || self.is_blocked() && self.can_unblock()
             || self.is_commit_due() && self.is_gathered()
+    }
+
+    /// Whether somebody waits for a slot or for space.
+    pub(crate) fn is_blocked(&self) -> bool {
+        !self.blocked.writes.is_empty() || !self.blocked.origin.is_empty()
     }
 
     /// Whether what is ready is to be committed, now or when what is being filled is ready, too.
     pub(crate) fn is_commit_due(&self) -> bool {
-        let soon = self.hurry || self.starving.is_some() || self.wanted > self.pending.durable();
+        let soon = self.hurry
+            || self.starving.is_some()
+            || self.wanted > self.pending.durable()
+            || self.is_blocked() && self.room() == 0;
         self.pending.ready_len() != 0 && soon
     }
 
@@ -398,7 +408,8 @@ impl Overlay {
         };
         let state = State {
             writer: IndexWriter::new(),
-            pending: pending(SLOTS)?,
+            pending: pending(SLOTS, GFP_KERNEL)?,
+            crowded: false,
             alloc: new_allocator(layout)?,
             condition: Condition::Valid,
             wanted: 0,
@@ -569,19 +580,20 @@ impl Overlay {
         })
     }
 
-    /// Makes room for more exceptions at a time. Without memory, all stays as it is. May sleep for memory.
+    /// Makes room for more exceptions at a time, if there is memory at hand. None is waited for: whoever frees it may
+    /// wait for exceptions of this overlay.
     pub(crate) fn add_slots(&self) {
-        without_io(|| {
-            let _growing = self.growing.lock();
-            if self.state.lock().has_many_slots() {
-                return;
-            }
-            let Ok(larger) = pending(MANY_SLOTS) else {
-                return;
-            };
-            let old = self.state.lock().pending.grow(larger);
-            drop(old);
-        });
+        if self.state.lock().has_many_slots() {
+            return;
+        }
+        let Ok(larger) = pending(MANY_SLOTS, GFP_NOWAIT | __GFP_NOWARN) else {
+            return;
+        };
+        let mut state = self.state.lock();
+        let old = state.pending.grow(larger);
+        self.note(&state);
+        drop(state);
+        drop(old);
     }
 
     /// Publishes what lock-free readers look at. Called before the lock is released whenever
@@ -591,7 +603,8 @@ impl Overlay {
         let valid = state.condition == Condition::Valid;
         self.usable.store(valid, Ordering::Relaxed);
         self.writable.store(state.is_writable(), Ordering::Relaxed);
-        let few = state.writer.free_nodes() < FEW_NODES;
+        let few = state.pending.capacity() / SLOTS_PER_NODE;
+        let few = (state.writer.free_nodes() as usize) < few;
         self.few_nodes.store(few, Ordering::Relaxed);
     }
 
@@ -711,9 +724,8 @@ fn new_allocator(layout: Layout) -> Result<Allocator<KVVec<u64>>> {
     ))
 }
 
-/// A table with so many slots. May sleep for memory.
-fn pending(count: usize) -> Result<Pending<Slots, KVVec<u32>>> {
-    let flags = GFP_KERNEL | __GFP_NOWARN;
+/// A table with so many slots.
+fn pending(count: usize, flags: Flags) -> Result<Pending<Slots, KVVec<u32>>> {
     let mut slots = KVVec::with_capacity(count, flags)?;
     for _ in 0..count {
         slots.push(pending::Slot::new(), flags)?;

@@ -299,14 +299,9 @@ impl Copier {
             return;
         }
         state.wanted = state.pending.issued();
-        let may_grow = !state.has_many_slots();
+        state.crowded |= !state.has_many_slots();
         drop(state);
         Self::kick(self);
-        if may_grow {
-            overlay.add_slots();
-            // Others may have waited as well.
-            Self::kick(self);
-        }
         // Not for ever: a commit may wait for a bio that the caller has not been able to send yet.
         let patience = msecs_to_jiffies(ROOM_MS).try_into().unwrap_or(1);
         overlay
