@@ -227,7 +227,7 @@ impl WorkItem for Keeper {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        let _memory = this.origin.copies().keep_memory();
+        let _memory = without_io(|| this.origin.copies().keep_memory());
         while this.goes_on() {
             let mut state = this.state.lock();
             let spare = core::mem::take(&mut state.spare);

@@ -479,7 +479,7 @@ impl WorkItem for Merge {
         if !overlay.is_usable() {
             return;
         }
-        let _memory = this.origin.copies().keep_memory();
+        let _memory = without_io(|| this.origin.copies().keep_memory());
         let mut progress = Progress::default();
         while progress.underway.is_some() || !this.stopping.load(Ordering::Acquire) {
             match without_io(|| this.merge_window(overlay, &mut progress)) {

@@ -200,7 +200,8 @@ impl<const REMOTE: bool> Target for Snapshot<REMOTE> {
             }
         };
         setup.set_flush_bios(1);
-        if line.store.kind != StoreKind::Transient {
+        // What is taken over may be persistent, whatever the table says.
+        if line.store.kind != StoreKind::Transient || overlay.is_none() {
             setup.set_write_cache();
         }
         set_up_discards(setup, &line.store);

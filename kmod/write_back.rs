@@ -306,7 +306,7 @@ impl WriteBack {
         let mut theirs = state.behind.extract(|tag| tag.outlet == outlet);
         theirs.append(&mut state.flushes.extract(|tag| tag.outlet == outlet));
         let mut failing = state.failing.extract(|tag| tag.outlet == outlet);
-        if kind != SuspendKind::NoFlush || state.failed {
+        if kind != SuspendKind::NoFlush {
             failing.append(&mut theirs);
         }
         self.measure(&state);

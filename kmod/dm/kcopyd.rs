@@ -147,7 +147,8 @@ impl Kcopyd {
                 &mut from,
                 count,
                 to.as_mut_ptr(),
-                IGNORE_ERROR,
+                // With it, kcopyd writes also what it could not read: to places that the job does not use then.
+                if count > 1 { IGNORE_ERROR } else { 0 },
                 Some(done_callback::<J>),
                 PoolBox::into_raw(job),
             )
