@@ -26,8 +26,13 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::Client;
 use oci_client::RegistryOperation;
 use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
 use std::time::Duration;
+use tokio::io::AsyncWrite;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -128,7 +133,14 @@ impl Registry {
         let asked = self
             .client
             .auth(reference, &self.credentials, RegistryOperation::Pull);
-        let token = self.runtime.block_on(asked).map_err(|e| self.fail(e))?;
+        // Its own limit is between two pieces, of which there may be any number.
+        let asked = async { tokio::time::timeout(SILENCE, asked).await };
+        let token = self.runtime.block_on(asked).map_err(|_| Error::Io {
+            action: "get a token from",
+            object: self.address.to_string(),
+            source: io::ErrorKind::TimedOut.into(),
+        })?;
+        let token = token.map_err(|e| self.fail(e))?;
         Ok(match (token, &self.credentials) {
             (Some(token), _) => Some(Authorization::Bearer(token)),
             (None, RegistryAuth::Basic(name, password)) => {
@@ -158,7 +170,10 @@ impl Registry {
 
     /// All of a file, whose size the caller is content with.
     pub fn read(&self, file: &File) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        let mut to = Limited {
+            bytes: Vec::new(),
+            most: file.size,
+        };
         let blob = OciDescriptor {
             digest: file.digest.clone(),
             ..OciDescriptor::default()
@@ -166,10 +181,10 @@ impl Registry {
         let pulled = async {
             self.sign_in().await;
             let reference = &self.address.reference;
-            self.client.pull_blob(reference, &blob, &mut bytes).await
+            self.client.pull_blob(reference, &blob, &mut to).await
         };
         self.runtime.block_on(pulled).map_err(|e| self.fail(e))?;
-        Ok(bytes)
+        Ok(to.bytes)
     }
 
     /// Puts a file's content there, unless it is there already. `next` gives it piece by piece.
@@ -250,6 +265,35 @@ impl Registry {
 
     fn fail(&self, source: OciDistributionError) -> Error {
         fail(&self.address, source)
+    }
+}
+
+/// Takes so many bytes at most.
+struct Limited {
+    bytes: Vec<u8>,
+    most: u64,
+}
+
+impl AsyncWrite for Limited {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let len = self.bytes.len().saturating_add(bytes.len());
+        if len as u64 > self.most {
+            return Poll::Ready(Err(io::Error::other("it is longer than it should be")));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
