@@ -29,6 +29,7 @@ use dmholey_delta::Digest;
 use dmholey_repository::catalog::Withdrawn;
 use dmholey_repository::catalog::MAX_LEN;
 use dmholey_repository::catalog::TIMESTAMP;
+use dmholey_repository::check;
 use dmholey_repository::Catalog;
 use dmholey_repository::Repository;
 use futures_util::TryStreamExt;
@@ -139,7 +140,7 @@ pub fn publish(
         .map(|b| b.repository.targets().signed.version);
     let mut targets = Targets::new(
         SPECIFICATION.to_owned(),
-        next(old, place)?,
+        next(old, place, Some("targets"))?,
         later(options.now, options.targets),
     );
     let fail = || Error::tuf("cannot list what is published");
@@ -190,7 +191,7 @@ fn offer(repository: &Repository, watch: &dyn Progress) -> Result<Catalog> {
     let mut done = 0;
     let mut digests = HashMap::new();
     for link in links {
-        repository.open_delta(link.from, link.to)?;
+        check::delta(repository, link.from, link.to, &Silent)?;
         let path = repository.delta(link.from, link.to);
         let digest = file_digest(&path, &mut done, total, watch)?;
         digests.insert((link.from, link.to), digest);
@@ -335,10 +336,21 @@ fn before(place: &Place, keys: &Keys) -> Result<Option<Before>> {
     }))
 }
 
-/// The number behind `old`, or the first one.
-fn next(old: Option<NonZeroU64>, place: &Place) -> Result<NonZeroU64> {
-    let next = old.map_or(Some(NonZeroU64::MIN), |old| old.checked_add(1));
-    next.ok_or_else(|| Error::broken(place.store().name(), "there are no more numbers"))
+/// The number behind `old`, or the first one. Where it is in the name of a `role`'s file, one that nothing has: what an
+/// interrupted run has left may be in caches by now.
+fn next(old: Option<NonZeroU64>, place: &Place, role: Option<&str>) -> Result<NonZeroU64> {
+    let mut last = old;
+    loop {
+        let next = last.map_or(Some(NonZeroU64::MIN), |last| last.checked_add(1));
+        let next =
+            next.ok_or_else(|| Error::broken(place.store().name(), "there are no more numbers"))?;
+        let name = role.map(|role| format!("{METADATA}/{next}.{role}.json"));
+        let size = name.map(|name| place.store().size(&name)).transpose()?;
+        if size.flatten().is_none() {
+            return Ok(next);
+        }
+        last = Some(next);
+    }
 }
 
 /// A time, or the last one there is.
@@ -359,14 +371,18 @@ fn finish(
     let before = before.map(|before| &before.repository);
     let mut snapshot = Snapshot::new(
         SPECIFICATION.to_owned(),
-        next(before.map(|b| b.snapshot().signed.version), place)?,
+        next(
+            before.map(|b| b.snapshot().signed.version),
+            place,
+            Some("snapshot"),
+        )?,
         later(options.now, options.snapshot),
     );
     snapshot.meta.insert(LIST.to_owned(), list);
     let snapshot = keys.sign(snapshot, sources)?;
     let mut timestamp = tough::schema::Timestamp::new(
         SPECIFICATION.to_owned(),
-        next(before.map(|b| b.timestamp().signed.version), place)?,
+        next(before.map(|b| b.timestamp().signed.version), place, None)?,
         later(options.now, options.timestamp),
     );
     let meta = metafile(&snapshot);

@@ -18,6 +18,7 @@ use dmholey_publish::Result;
 use dmholey_publish::CATALOG;
 use dmholey_repository::checkpoint::checkpoint;
 use dmholey_repository::prune::prune;
+use dmholey_repository::squash::squash;
 use dmholey_repository::Catalog;
 use dmholey_repository::Repository;
 use futures_util::TryStreamExt;
@@ -249,6 +250,47 @@ fn what_is_withdrawn_stays_for_a_while() {
     let catalog = lab.client().unwrap();
     assert_eq!((catalog.deltas.len(), catalog.withdrawn.len()), (1, 1));
     assert_eq!(fs::read_dir(lab.path("web/targets")).unwrap().count(), 3);
+}
+
+/// Caches may have asked for what an interrupted run has left.
+#[test]
+fn no_name_is_used_twice() {
+    let lab = Lab::new();
+    lab.version(3);
+    let last = lab.metadata("snapshot.json");
+    let left = last.with_file_name("2.snapshot.json");
+    assert_ne!(last, left);
+    fs::write(&left, "left").unwrap();
+    lab.publish().unwrap();
+    assert_eq!(fs::read(&left).unwrap(), b"left");
+    assert_eq!(lab.client().unwrap().last().unwrap().number, 3);
+}
+
+#[test]
+fn a_damaged_delta_is_not_published() {
+    let lab = Lab::new();
+    lab.version(3);
+    let path = lab.path("master/delta-2-3");
+    let whole = fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    for damaged in [Some(bytes), None] {
+        match damaged {
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        lab.publish().unwrap_err();
+        assert_eq!(lab.client().unwrap().last().unwrap().number, 2);
+        let mut repository = Repository::change(&lab.path("master")).unwrap();
+        let how = make::Options {
+            level: 1,
+            ..make::Options::default()
+        };
+        squash(&mut repository, 2, 3, how, &quiet).unwrap();
+        assert!(fs::read(&path).unwrap() == whole);
+    }
+    lab.publish().unwrap();
+    assert_eq!(lab.client().unwrap().last().unwrap().number, 3);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::repository::Repository;
 use crate::Watch;
 use dmholey_cow::Kind;
+use dmholey_cow::Progress;
 use dmholey_delta::check;
 use dmholey_delta::digest;
 use serde::Serialize;
@@ -70,6 +71,19 @@ pub fn check(repository: &Repository, watch: Watch<'_>) -> Result<Report> {
         }
     }
     Ok(report)
+}
+
+/// Fails if a delta in the list is damaged.
+pub fn delta(repository: &Repository, from: u64, to: u64, watch: &dyn Progress) -> Result<()> {
+    let delta = repository.open_delta(from, to)?;
+    if check::units(&delta, watch)?.findings.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "is damaged; 'dmholey image squash {} {from} {to}' makes it anew",
+        repository.dir().display()
+    );
+    Err(Error::broken(repository.delta(from, to).display(), why))
 }
 
 impl Report {

@@ -76,6 +76,11 @@ impl Repository {
             None => {}
         }
         let lock = lock(dir, FlockOperation::NonBlockingLockExclusive)?;
+        if dir.join(MANIFEST).exists() {
+            // Somebody else has been faster.
+            drop(lock);
+            return Self::change(dir);
+        }
         let repository = Self {
             dir: dir.to_owned(),
             manifest: Manifest::default(),
@@ -179,7 +184,10 @@ impl Repository {
         };
         let delta = Delta::open(Device::open(&path, Access::Read)?)?;
         if delta.plan.header.identity() != link.identity {
-            let why = "is another delta than the one in the list; remove it and make it again";
+            let why = format!(
+                "is another delta than the one in the list; 'dmholey image squash {} {from} {to}' makes it anew",
+                self.dir.display()
+            );
             return Err(Error::broken(path.display(), why));
         }
         Ok(delta)

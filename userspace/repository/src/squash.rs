@@ -6,6 +6,7 @@
 //! so what was changed twice is in it once, copies go straight to the oldest version, and what is like
 //! something there is told by its difference to it.
 
+use crate::check;
 use crate::error::Error;
 use crate::error::Result;
 use crate::manifest::Link;
@@ -15,6 +16,7 @@ use dmholey_cow::disk::Access;
 use dmholey_cow::output::Output;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
+use dmholey_cow::Kind;
 use dmholey_delta::format::Header;
 use dmholey_delta::make;
 use dmholey_delta::Delta;
@@ -29,7 +31,17 @@ pub fn squash(
     watch: Watch<'_>,
 ) -> Result<Link> {
     if let Some(&link) = repository.manifest().delta(from, to) {
-        return Ok(link);
+        // One that is damaged is made anew.
+        match check::delta(
+            repository,
+            from,
+            to,
+            &*watch("checking the delta that there is"),
+        ) {
+            Ok(()) => return Ok(link),
+            Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+            Err(_) => {}
+        }
     }
     if from >= to {
         let why = format!("a delta from version {from} must lead to a later one, not to {to}");
