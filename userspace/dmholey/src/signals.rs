@@ -5,6 +5,8 @@
 
 use crate::exit::Exit;
 use anyhow::Context;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::SigmaskHow;
 use signal_hook::consts::SIGHUP;
 use signal_hook::consts::SIGINT;
 use signal_hook::consts::SIGTERM;
@@ -39,6 +41,17 @@ pub fn install_with(socket: &UnixStream) -> anyhow::Result<()> {
         pipe::register(signal, socket).context("cannot install a signal handler")?;
     }
     Ok(())
+}
+
+/// Does something that no signal interrupts, as far as signals can be held back; they come after it.
+pub fn held_back<T>(what: impl FnOnce() -> T) -> T {
+    // Where that fails, all is as it would be without it.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let done = what();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    done
 }
 
 /// Whether a signal has come.

@@ -14,6 +14,7 @@ use super::Error;
 use super::Kernel;
 use super::Nodes;
 use super::Result;
+use crate::signals;
 use holey_core::table::Features;
 use holey_core::table::StoreKind;
 use rustix::mm::MlockAllFlags;
@@ -83,14 +84,20 @@ impl<'a> Moment<'a> {
             stays: false,
         };
         kernel.load(&moment.name, &table.line())?;
-        kernel.suspend(&device, false)?;
-        // Nobody waits for udev, which may be on that file system as well.
-        let taken = kernel.wake(&moment.name);
-        // Whatever happened, writers go on.
-        kernel.wake(&device)?;
+        // A signal that ends the program would leave the file system frozen.
+        let taken = signals::held_back(|| {
+            kernel.suspend(&device, false)?;
+            // Nobody waits for udev, which may be on that file system as well.
+            let taken = kernel.wake(&moment.name);
+            // Whatever happened, writers go on.
+            kernel.wake(&device).or_else(|_| kernel.wake(&device))?;
+            taken
+        });
         // What is done with it takes memory that need not stay; that it does would be no reason to fail.
         let _ = rustix::mm::munlockall();
         taken?;
+        // A merge that was begun before the snapshot was there does not keep for it what it had looked at before.
+        writers(kernel, origin)?;
         Ok(moment)
     }
 
@@ -202,14 +209,29 @@ fn lock_memory(device: &str) -> Result<()> {
 
 /// The device by which an origin is written to.
 fn writers(kernel: &dyn Kernel, origin: DevNum) -> Result<(String, Family)> {
-    let users = flow::users_of(kernel, origin)?;
-    let mut writers = users
-        .into_iter()
-        .filter(|(_, role, _)| *role == Role::Origin);
-    let found = writers.next().map(|(name, _, family)| (name, family));
-    found.ok_or_else(|| Error::Wrong {
+    let wrong = |why| Error::Wrong {
         device: origin.to_string(),
-        why: "is not written to by an origin device; 'dmholey create origin' makes one".to_owned(),
+        why,
+    };
+    let mut found = None;
+    for (name, role, family) in flow::users_of(kernel, origin)? {
+        match (role, &found) {
+            (Role::Snapshot, _) => {}
+            (Role::Origin, None) => found = Some((name, family)),
+            // Only one of them is suspended.
+            (Role::Origin, Some((other, _))) => {
+                let why = format!("is written to by both {other} and {name}; remove one of them");
+                return Err(wrong(why));
+            }
+            (Role::Merge, _) => {
+                return Err(wrong(format!(
+                    "is being merged into by {name}; wait for its end"
+                )))
+            }
+        }
+    }
+    found.ok_or_else(|| {
+        wrong("is not written to by an origin device; 'dmholey create origin' makes one".into())
     })
 }
 
@@ -284,6 +306,21 @@ mod tests {
             assert!(Moment::take(&fake, &fake, ORIGIN, 2048, COW, None).is_err());
             assert!(fake.suspended.borrow().is_empty());
             assert_eq!(fake.devices.borrow().len(), 1, "{failing}");
+        }
+    }
+
+    #[test]
+    fn who_else_writes_is_named() {
+        for (target, params, part) in [
+            ("holey-merge", "8:1 8:3 P 8", "merged into by other"),
+            ("snapshot-origin", "8:1", "both data and other"),
+        ] {
+            let fake = Fake::new().with("data", "holey-origin", "8:1");
+            let fake = fake.with("other", target, params);
+            let taken = Moment::take(&fake, &fake, ORIGIN, 2048, COW, None);
+            let error = taken.err().unwrap().to_string();
+            assert!(error.contains(part), "{error}");
+            assert!(steps(&fake).is_empty());
         }
     }
 
