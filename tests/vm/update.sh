@@ -99,6 +99,41 @@ t_online() {
     blank store
     boots_from base store
     shows $D/snap 4
+    # Which is why the state must not be there.
+    mke2fs -q -t ext2 $D/snap
+    mount $D/snap /mnt
+    configure $D/base /mnt/state
+    contains "$(fails update check)" 'lies on .* or a snapshot of it'
+    umount /mnt
+}
+
+# A snapshot that has no room to keep what is overwritten is not given up for an update. What it has kept needs none.
+t_no_room() {
+    local changed
+    make_versions
+    load
+    vol base 1024
+    cow store 24 1024
+    dd if=$WORK/v1 of=$D/base oflag=direct bs=4096 status=none
+    publish 1 3
+    configure $D/base $WORK/client
+    boots_from base store
+    update pull
+    contains "$(fails update apply)" 'snap: has to keep'
+    equal "$(phase)" staged phase
+    shows $D/base 1
+    shows $D/snap 1
+    changed=$(dmholey --json cow info $WORK/client/staged.cow | jq .exceptions)
+    [ "$changed" -gt 8 ] || die "$changed chunks are few"
+    remove snap
+    change store "0 $(((changed + 3) * 8)) linear $POOL $(cat "$WORK/store.start")"
+    make_snapshot snap base store
+    update apply
+    shows $D/base 3
+    shows $D/snap 1
+    update rollback
+    shows $D/base 1
+    shows $D/snap 1
 }
 
 # killed COMMAND [OPTION]...: an update that is killed while the kernel merges

@@ -22,6 +22,7 @@ use holey_core::summary::Summary;
 use holey_core::summary::SummaryError;
 use holey_core::summary::SUMMARY_HEADER_LEN;
 use serde::Serialize;
+use std::ops::Range;
 
 /// File offsets are signed for the system; no device is larger.
 const MAX_OFFSET: u64 = i64::MAX as u64;
@@ -187,6 +188,18 @@ impl<D: Disk> Store<D> {
     /// Reads whole chunks of data, from COW chunk `first` on.
     pub fn read_chunks(&self, first: u64, buf: &mut [u8]) -> Result<()> {
         disk::read(&self.disk, first.saturating_mul(self.chunk_bytes()), buf)
+    }
+
+    /// What the list names, as ascending ranges of bytes of the origin.
+    pub fn places(&self) -> Result<Vec<Range<u64>>> {
+        let chunk = self.chunk_bytes();
+        let mut places = Vec::new();
+        for run in self.runs() {
+            let run = run?;
+            places.push(run.origin * chunk..(run.origin + run.len) * chunk);
+        }
+        places.sort_unstable_by_key(|place| place.start);
+        Ok(places)
     }
 
     /// Walks and checks the whole list.

@@ -16,6 +16,7 @@ use crate::state::Version;
 use crate::Watch;
 use dmholey_cow::apply;
 use dmholey_cow::disk::Access;
+use dmholey_cow::format::SECTOR_SIZE;
 use dmholey_cow::output;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
@@ -35,6 +36,7 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -269,7 +271,6 @@ impl Client {
         }
         let disk = Device::open(&self.disk, Access::Read)?;
         stage::check_size(&disk, target.bytes)?;
-        self.discard()?;
         let way = way.ok_or_else(|| {
             let from = installed.map_or(EMPTY, |installed| installed.number);
             let why = format!(
@@ -287,6 +288,8 @@ impl Client {
         pulled.fetched += heads.fetched;
         pulled.found = pulled.found.saturating_sub(heads.fetched);
         pulled.steps = way.iter().map(|delta| delta.from).collect();
+        // What was staged before is good for something up to here.
+        self.discard()?;
         let stage =
             |deltas: &[_]| stage::stage(&disk, deltas, target.digest, &self.staged(), watch);
         match stage(&deltas) {
@@ -307,16 +310,14 @@ impl Client {
     }
 
     /// Makes everything ready for the store to get into the disk: the way back is durable, and from here on
-    /// the disk may be something between. Returns where the store is. A disk that has changed since the version was
-    /// staged, so that it would not become that version, is refused.
+    /// the disk may be something between. Returns where the store is. A disk that would not become that version, since
+    /// it was written to or is another one, is refused, also when an apply goes on that was interrupted. Not to be called
+    /// while the kernel merges.
     pub fn begin(&mut self, watch: Watch<'_>) -> Result<PathBuf> {
         self.expect(&[Phase::Staged, Phase::Applying], "apply anything")?;
+        self.expect_shows(Some(&self.staged()), watch)?;
         if self.state.phase == Phase::Staged {
             let disk = Device::open(&self.disk, Access::Read)?;
-            if let Some(Version { bytes, digest, .. }) = self.state.target {
-                let watch = watch("checking what the disk will be");
-                stage::check(&disk, &self.staged(), bytes, digest, &*watch)?;
-            }
             let store = Store::open(Device::open(&self.staged(), Access::Read)?)?;
             stage::way_back(&disk, store, &self.back(), &*watch("keeping the way back"))?;
             self.set(Phase::Applying)?;
@@ -345,10 +346,14 @@ impl Client {
         !matches!(self.state.phase, Phase::Idle | Phase::Staged)
     }
 
-    /// Makes everything ready for the way back to get into the disk. Returns where that store is.
-    pub fn begin_back(&mut self) -> Result<PathBuf> {
+    /// Makes everything ready for the way back to get into the disk. Returns where that store is. A disk that was written
+    /// to since the version was applied would not become what it was, and is refused.
+    pub fn begin_back(&mut self, watch: Watch<'_>) -> Result<PathBuf> {
         let before_commit = [Phase::Applying, Phase::Applied, Phase::RollingBack];
         self.expect(&before_commit, "roll back")?;
+        if self.state.phase == Phase::Applied {
+            self.expect_shows(None, watch)?;
+        }
         self.set(Phase::RollingBack)?;
         Ok(self.back())
     }
@@ -366,7 +371,7 @@ impl Client {
         }
         // That nobody uses it is found out first.
         let disk = Device::open(&self.disk, Access::Write)?;
-        let path = self.begin_back()?;
+        let path = self.begin_back(watch)?;
         copy(&path, &disk, &*watch("rolling back"))?;
         self.is_back()
     }
@@ -403,8 +408,8 @@ impl Client {
         to: Option<u64>,
     ) -> Result<(&'a catalog::Delta, Version)> {
         let should = match self.state.phase {
-            Phase::Repairing => self.state.target,
-            _ => self.state.installed,
+            Phase::Applying | Phase::Applied | Phase::Repairing => self.state.target,
+            Phase::Idle | Phase::Staged | Phase::RollingBack => self.state.installed,
         };
         let whole = |number: u64| {
             let is_that = |d: &&catalog::Delta| (d.from, d.to) == (EMPTY, number);
@@ -412,8 +417,8 @@ impl Client {
             Some((delta, of(catalog.version(number)?)))
         };
         let number = to.or(should.map(|version| version.number));
-        // A repair that was interrupted has left no version: nothing is lost if the one that it was for is withdrawn.
-        let is_open = to.is_none() && self.state.phase == Phase::Repairing;
+        // A disk that is between versions is none: nothing is lost if the one that it was to be is withdrawn.
+        let is_open = to.is_none() && self.is_touched();
         let last = catalog.last().map(|version| version.number);
         let last = last.filter(|_| number.is_none() || is_open);
         let found = number.and_then(whole).or_else(|| last.and_then(whole));
@@ -520,6 +525,10 @@ impl Client {
         let store = Store::open(Device::open(&staged, Access::Read)?)?;
         let blocks = store.survey()?.exceptions;
         self.repairing(version)?;
+        if blocks == 0 {
+            // Somebody else has put it right meanwhile.
+            self.repaired()?;
+        }
         let fetched = sum.fetched;
         Ok(Repaired::of(version, Mended { blocks, fetched }))
     }
@@ -527,9 +536,34 @@ impl Client {
     /// Copies the store of a repair that was begun into a disk that nobody uses.
     pub fn end_repair(&mut self, watch: Watch<'_>) -> Result<apply::Applied> {
         let disk = Device::open(&self.disk, Access::Write)?;
+        self.expect_mended(watch)?;
         let applied = copy(&self.staged(), &disk, &*watch("mending"))?;
         self.repaired()?;
         Ok(applied)
+    }
+
+    /// Fails if the store of a repair that was begun would not make the disk that version, as in [`Self::begin`].
+    pub fn expect_mended(&self, watch: Watch<'_>) -> Result<()> {
+        self.expect(&[Phase::Repairing], "go on with a repair")?;
+        self.expect_shows(Some(&self.staged()), watch)
+    }
+
+    /// Fails if the disk, with what is left of a store over it, does not show the version that it is to become or has
+    /// become: it was written to since, or is another one.
+    fn expect_shows(&self, store: Option<&Path>, watch: Watch<'_>) -> Result<()> {
+        let Some(Version { bytes, digest, .. }) = self.state.target else {
+            return Ok(());
+        };
+        let disk = Device::open(&self.disk, Access::Read)?;
+        let watch = watch("checking the disk");
+        stage::check(&disk, store, bytes, digest, &*watch).map_err(|error| {
+            if !error.is_drift() || !self.is_touched() {
+                return error;
+            }
+            let why = "is not the disk that this was begun with, or was written to since; nothing was changed; \
+                       'update repair --afresh' makes it a version";
+            Error::refused(disk.name(), why)
+        })
     }
 
     /// What differed is in the disk, all of it and durably.
@@ -538,6 +572,19 @@ impl Client {
         self.state.installed = self.state.target;
         self.discard()?;
         self.keep_deltas(&[])
+    }
+
+    /// Fails if the disk could not be repaired after [`Self::begin_afresh`].
+    pub fn expect_repair(
+        &self,
+        mirrors: &Mirrors,
+        catalog: &Catalog,
+        to: Option<u64>,
+    ) -> Result<()> {
+        let (delta, version) = self.to_repair(catalog, to)?;
+        stage::check_size(&Device::open(&self.disk, Access::Read)?, version.bytes)?;
+        fetch::plan(mirrors, delta, &self.deltas(), &mut Fetched::default())?;
+        Ok(())
     }
 
     /// Gives up whatever goes on with the disk, because what it needs is damaged. The disk is no known version then, and
@@ -594,6 +641,9 @@ impl Client {
         let fail = |e: Errno| Error::path("look at", &self.dir, e.into());
         let room = rustix::fs::statvfs(&self.dir).map_err(fail)?;
         let room = room.f_bavail.saturating_mul(room.f_frsize);
+        // It goes before the next store is made.
+        let staged = std::fs::metadata(self.staged()).map_or(0, |meta| meta.blocks() * SECTOR_SIZE);
+        let room = room.saturating_add(staged);
         if need > room {
             let why = format!("{what} needs {need} bytes here, and there is room for {room}");
             return Err(Error::refused(self.dir.display(), why));

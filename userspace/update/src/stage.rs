@@ -81,7 +81,7 @@ pub fn stage<B: Disk>(
     store.finish()?;
     check(
         disk,
-        place.path(),
+        Some(place.path()),
         bytes,
         digest,
         &*watch("checking the new version"),
@@ -89,16 +89,18 @@ pub fn stage<B: Disk>(
     Ok(place.commit()?)
 }
 
-/// Fails if the store does not show an image of so many bytes and this digest over `disk`.
+/// Fails if `disk`, with the store over it if there is one, does not show an image of so many bytes and this digest.
 pub fn check<B: Disk>(
     disk: &B,
-    store: &Path,
+    store: Option<&Path>,
     bytes: u64,
     digest: Digest,
     watch: &dyn Progress,
 ) -> Result<()> {
     let mut shown = Stack::new(disk, bytes);
-    shown.push(Store::open(Device::open(store, Access::Read)?)?)?;
+    if let Some(store) = store {
+        shown.push(Store::open(Device::open(store, Access::Read)?)?)?;
+    }
     if digest::image(&shown, watch)? == digest {
         return Ok(());
     }

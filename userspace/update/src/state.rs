@@ -84,7 +84,10 @@ impl Default for State {
 impl State {
     /// Reads the file, if it is there.
     pub fn load(path: &Path) -> Result<Self> {
-        if !path.exists() {
+        if !path
+            .try_exists()
+            .map_err(|e| Error::path("look for", path, e))?
+        {
             return Ok(Self::default());
         }
         let file = Device::open(path, Access::Read)?;

@@ -624,12 +624,14 @@ fn what_cannot_go_on_is_begun_afresh() {
         client.pull(&mirrors, &lab.catalog, None, &quiet).unwrap();
         if phase != Phase::Staged {
             client.begin(&quiet).unwrap();
+        }
+        if phase == Phase::RollingBack {
+            client.begin_back(&quiet).unwrap();
+        }
+        if phase != Phase::Staged {
             let mut disk = lab.disk();
             disk[..20 * CHUNK].fill(9);
             fs::write(lab.path("disk"), disk).unwrap();
-        }
-        if phase == Phase::RollingBack {
-            client.begin_back().unwrap();
         }
         assert_eq!(client.state().phase, phase);
         for store in [client.staged(), client.back()] {
@@ -641,6 +643,7 @@ fn what_cannot_go_on_is_begun_afresh() {
             let repaired = client.repair(&mirrors, &lab.catalog, None, &quiet);
             assert_eq!(repaired.unwrap_err().kind(), Kind::Refused);
         }
+        client.expect_repair(&mirrors, &lab.catalog, None).unwrap();
         client.begin_afresh().unwrap();
         // It may be interrupted here.
         drop(client);
@@ -742,6 +745,55 @@ fn a_disk_that_drifted_since_is_not_updated() {
     lab.is(3);
     client.roll_back(&quiet).unwrap();
     assert!(lab.disk() == disk);
+}
+
+/// While an update goes on, or after it.
+#[test]
+fn another_disk_is_not_written_to() {
+    let lab = Lab::new();
+    let mut client = lab.client();
+    client
+        .pull(&lab.mirrors(), &lab.catalog, None, &quiet)
+        .unwrap();
+    client.begin(&quiet).unwrap();
+    let other = vec![8; lab.images[0].len()];
+    let refused = |error: dmholey_update::Error, disk: &[u8]| {
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.to_string().contains("--afresh"), "{error}");
+        assert!(lab.disk() == disk);
+    };
+    fs::write(lab.path("disk"), &other).unwrap();
+    refused(client.apply(&quiet).unwrap_err(), &other);
+    fs::write(lab.path("disk"), &lab.images[0]).unwrap();
+    client.apply(&quiet).unwrap();
+    lab.is(3);
+    let mut written = lab.disk();
+    written[299 * CHUNK] ^= 1;
+    fs::write(lab.path("disk"), &written).unwrap();
+    refused(client.roll_back(&quiet).unwrap_err(), &written);
+    assert_eq!(client.state().phase, Phase::Applied);
+    fs::write(lab.path("disk"), &lab.images[2]).unwrap();
+    client.roll_back(&quiet).unwrap();
+    lab.is(1);
+}
+
+#[test]
+fn what_is_staged_stays_until_something_newer_has_come() {
+    let lab = Lab::new();
+    let mut client = lab.client();
+    let mirrors = lab.mirrors();
+    client
+        .pull(&mirrors, &lab.catalog, Some(2), &quiet)
+        .unwrap();
+    let nowhere = Mirrors::new(vec![Arc::new(Folder(lab.path("nowhere")))]);
+    let failed = client.pull(&nowhere, &lab.catalog, None, &quiet);
+    failed.unwrap_err();
+    let mut catalog = lab.catalog.clone();
+    catalog.deltas.clear();
+    client.pull(&mirrors, &catalog, None, &quiet).unwrap_err();
+    assert_eq!(client.state().phase, Phase::Staged);
+    client.apply(&quiet).unwrap();
+    lab.is(2);
 }
 
 /// From a backup, say.

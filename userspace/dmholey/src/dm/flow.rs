@@ -75,6 +75,12 @@ impl StoreFacts {
             features: feature_list(&parsed.features),
         })
     }
+
+    /// Whether those who find the store full wait for room, for a while at least.
+    pub fn waits(&self) -> bool {
+        let mut names = self.features.iter();
+        names.any(|name| name.starts_with("queue_if_no_space"))
+    }
 }
 
 fn kind_name<S: Serializer>(kind: &StoreKind, to: S) -> std::result::Result<S::Ok, S::Error> {
@@ -106,7 +112,14 @@ pub fn create(
     table: &Table,
 ) -> Result<DevNum> {
     let number = kernel.create(name, uuid)?;
-    let made = start(kernel, nodes, name, number, table);
+    let made = load(kernel, name, table).and_then(|()| {
+        // What has a UUID was made for a while, and what is on it is elsewhere as well.
+        match uuid.is_empty() {
+            true => kernel.resume(name)?,
+            false => kernel.resume_hidden(name)?,
+        }
+        add_node(nodes, name, number)
+    });
     if made.is_err() {
         // The first error is the one to tell; a device left behind shows in `dmholey status`.
         let _ = remove(kernel, nodes, name, false);
@@ -114,13 +127,7 @@ pub fn create(
     made.map(|()| number)
 }
 
-fn start(
-    kernel: &dyn Kernel,
-    nodes: &dyn Nodes,
-    name: &str,
-    number: DevNum,
-    table: &Table,
-) -> Result<()> {
+fn load(kernel: &dyn Kernel, name: &str, table: &Table) -> Result<()> {
     let line = table.line();
     if let Err(error) = kernel.load(name, &line) {
         // Loading asks the kernel to find the module; if that failed the type is still unknown.
@@ -134,8 +141,7 @@ fn start(
         }
         return Err(error);
     }
-    kernel.resume(name)?;
-    add_node(nodes, name, number)
+    Ok(())
 }
 
 /// Makes sure that a device has a node.

@@ -25,6 +25,11 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Sectors that nothing has been put into.
+    pub fn free(self) -> u64 {
+        self.total.saturating_sub(self.allocated)
+    }
+
     /// Sectors of data that are left to merge.
     pub fn left(self) -> u64 {
         self.allocated.saturating_sub(self.metadata)

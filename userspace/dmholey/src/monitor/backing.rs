@@ -70,6 +70,22 @@ impl Sysfs {
     fn folder(device: DevNum) -> PathBuf {
         PathBuf::from(format!("/sys/dev/block/{device}"))
     }
+
+    /// The devices that a device is made of, such as the origin and the COW device of a snapshot.
+    pub fn below(device: DevNum) -> Vec<DevNum> {
+        let entries = fs::read_dir(Self::folder(device).join("slaves"));
+        let numbers = entries.into_iter().flatten().flatten().filter_map(|entry| {
+            let text = fs::read_to_string(entry.path().join("dev")).ok()?;
+            text.trim().parse().ok()
+        });
+        numbers.collect()
+    }
+
+    /// The kernel's own node of a device.
+    pub fn node(device: DevNum) -> Option<PathBuf> {
+        let link = fs::read_link(Self::folder(device)).ok()?;
+        Some(PathBuf::from("/dev").join(link.file_name()?))
+    }
 }
 
 impl Blocks for Sysfs {
@@ -87,11 +103,7 @@ impl Blocks for Sysfs {
                 .ok()
                 .and_then(|text| text.trim().parse::<u64>().ok())
         };
-        let node = fs::read_link(&folder).ok().and_then(|link| {
-            let name = link.file_name()?;
-            Some(PathBuf::from("/dev").join(name))
-        });
-        let found = match (number("offset"), number("sizelimit"), node) {
+        let found = match (number("offset"), number("sizelimit"), Self::node(device)) {
             (Some(offset), Some(0), Some(node)) => Ok(Loop {
                 node,
                 file: PathBuf::from(file.trim_end_matches('\n')),

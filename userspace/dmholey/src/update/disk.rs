@@ -9,6 +9,7 @@ use crate::progress;
 use crate::update::Session;
 use dmholey_cow::apply::Applied;
 use dmholey_update::client::Repaired;
+use dmholey_update::state::Phase;
 use dmholey_update::Client;
 use std::path::Path;
 
@@ -19,7 +20,10 @@ pub fn apply(client: &mut Client, how: &How, output: Output) -> anyhow::Result<&
         client.apply(watch)?;
         return Ok("offline");
     }
-    let store = client.begin(watch)?;
+    let store = client.staged();
+    if !(store.exists() && online::goes_on(&store, client.disk())?) {
+        client.begin(watch)?;
+    }
     merge(&store, client.disk(), how, output)?;
     client.applied()?;
     Ok("online")
@@ -32,11 +36,13 @@ pub fn roll_back(client: &mut Client, how: &How, output: Output) -> anyhow::Resu
         client.roll_back(watch)?;
         return Ok("offline");
     }
-    let store = client.begin_back()?;
-    let staged = client.staged();
-    if staged.exists() {
+    let (store, staged) = (client.back(), client.staged());
+    if client.state().phase == Phase::Applying && staged.exists() {
         // Of an apply that was killed; the way back brings back also what it has done.
         online::stop(&staged, client.disk())?;
+    }
+    if !(store.exists() && online::goes_on(&store, client.disk())?) {
+        client.begin_back(watch)?;
     }
     merge(&store, client.disk(), how, output)?;
     client.is_back()?;
@@ -64,19 +70,23 @@ pub fn repair(
     if afresh || !client.repair_goes_on(to)? {
         let catalog = trust.ask(mirrors)?.catalog;
         if afresh {
+            client.expect_repair(mirrors, &catalog, to)?;
             give_up(client, online)?;
         }
         if !online {
             return Ok((client.repair(mirrors, &catalog, to, watch)?, way));
         }
         let repaired = client.begin_repair(mirrors, &catalog, to, watch)?;
-        if repaired.blocks == 0 {
+        if client.state().phase != Phase::Repairing {
             return Ok((repaired, way));
         }
         begun = Some(repaired);
     }
     let target = client.state().target.map(|target| target.number);
     let applied = if online {
+        if begun.is_none() && !online::goes_on(&client.staged(), client.disk())? {
+            client.expect_mended(watch)?;
+        }
         let applied = merge(&client.staged(), client.disk(), how, output)?;
         client.repaired()?;
         applied

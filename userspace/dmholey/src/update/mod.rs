@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod disk;
+mod place;
 
 pub use config::Config;
 
@@ -30,8 +31,10 @@ impl Session {
     /// Opens the client that is described, alone. Nobody is asked anything yet. `tell` is told which mirrors were passed
     /// over, and why.
     pub fn open(config: &Config, tell: fn(&str)) -> anyhow::Result<Self> {
+        let client = Client::open(&config.state, &config.disk)?;
+        place::expect_elsewhere(&config.state, &config.disk)?;
         Ok(Self {
-            client: Client::open(&config.state, &config.disk)?,
+            client,
             trust: Trust::open(&config.state.join(TRUST), &config.root)?,
             mirrors: config
                 .mirrors()?

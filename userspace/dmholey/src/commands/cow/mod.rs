@@ -8,6 +8,7 @@ pub mod diff;
 pub mod dump;
 pub mod info;
 pub mod online;
+mod room;
 
 use crate::exit::refuse;
 use crate::exit::Exit;

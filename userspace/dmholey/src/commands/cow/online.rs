@@ -3,6 +3,7 @@
 //! The kernel merges an image into a live origin: `dmholey cow apply --online`, `dmholey update apply`.
 
 use super::open_store;
+use super::room;
 use crate::blockdev::BlockDev;
 use crate::commands::line::FamilyArgs;
 use crate::commands::merge::Pace;
@@ -118,6 +119,7 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
         });
     }
     let survey = apply::plan(&mut store, &disk.name(), disk.size())?;
+    room::expect(&dm, origin.number, &store)?;
     drop(disk);
     let source = source(what, &store)?;
     let table = Table {
@@ -140,6 +142,18 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
         exceptions: survey.exceptions,
         bytes: survey.exceptions * chunk.bytes() as u64,
     })
+}
+
+/// Whether the kernel merges an image into a disk already, for a run that was killed. Fails if it could not do so now.
+pub(crate) fn goes_on(image: &Path, disk: &Path) -> anyhow::Result<bool> {
+    let store = open_store(image)?;
+    let (origin, _) = BlockDev::open(disk)?;
+    let dm = Dm::open()?;
+    let goes_on = under_way(&dm, origin.number, &|cow| is_over(cow, store.disk()))?.is_some();
+    if !goes_on {
+        room::expect(&dm, origin.number, &store)?;
+    }
+    Ok(goes_on)
 }
 
 /// Takes down the merge of an image into a disk that a run has left behind which was killed, if there is one,
@@ -310,7 +324,10 @@ mod tests {
         run(&kernel).unwrap();
         assert!(kernel.devices.borrow().is_empty());
         let log = kernel.log.borrow();
-        assert_eq!(log[..4], ["create m", "load m", "resume m", "node m 253:0"]);
+        assert_eq!(
+            log[..4],
+            ["create m", "load m", "resume-hidden m", "node m 253:0"]
+        );
         assert_eq!(log[log.len() - 2..], ["remove m", "no-node m"]);
     }
 

@@ -154,14 +154,7 @@ fn changes(store: &Path) -> anyhow::Result<Option<Vec<Range<u64>>>> {
     if !store.header().valid {
         return Ok(None);
     }
-    let chunk = store.chunk_bytes();
-    let mut places = Vec::new();
-    for run in store.runs() {
-        let run = run?;
-        places.push(run.origin * chunk..(run.origin + run.len) * chunk);
-    }
-    places.sort_unstable_by_key(|place| place.start);
-    Ok(Some(places))
+    Ok(Some(store.places()?))
 }
 
 #[cfg(test)]
