@@ -117,6 +117,20 @@ test_monitor() {
     act monitor 0
 }
 
+test_monitor_tells_again_what_was_not_heard() {
+    seen idle
+    is copier
+    touch "$FAKE/unsure"
+    act monitor 0
+    rm "$FAKE/node.n2"
+    act monitor 0
+    tells copier
+    # Once is enough otherwise.
+    rm "$FAKE/node.n2"
+    act monitor 0
+    tells ''
+}
+
 test_monitor_joins() {
     seen idle
     is idle
