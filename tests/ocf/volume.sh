@@ -187,7 +187,7 @@ test_monitor_of_a_dead_daemon() {
 
 test_promote() {
     seen copier
-    is copier
+    cut=n1 is copier
     nodes n1:fenced n2 n3
     rm "$FAKE/node.n1"
     then_is takeover writer true
@@ -211,12 +211,31 @@ test_promote_knows_who_is_fenced() {
     act promote 0
     did 'remembers n2,takeover'
     # Stopped in order, by its own word.
-    is copier
+    cut=n1 is copier
     then_is takeover writer true
     nodes n1 n2 n3
     echo stopped >"$FAKE/node.n1"
     act promote 0
     did 'takeover --fenced n1'
+}
+
+test_promote_asks_whom_it_is_connected_with() {
+    # It has left Pacemaker in order, and still writes.
+    seen copier
+    is copier
+    nodes n1:fenced n2 n3
+    then_is takeover copier
+    fails takeover 'there is a writer with a later ballot'
+    act promote 1
+    did 'remembers n2,takeover,forgets dmholey-vol-merging'
+    # Or it was stopped, and its agent runs.
+    rm "$FAKE/fails.takeover"
+    nodes n1 n2 n3
+    echo stopped >"$FAKE/node.n1"
+    is copier
+    then_is takeover writer true
+    act promote 0
+    did 'remembers n2,takeover'
 }
 
 test_promote_trusts_nobody_without_fencing() {
@@ -234,10 +253,10 @@ test_promote_trusts_nobody_without_fencing() {
     act promote 0
     did takeover
     echo 1 >"$FAKE/quorum"
-    is idle
+    cut=n3 is idle
     then_is takeover writer
     act promote 0
-    did 'takeover --fenced n1 --fenced n3'
+    did 'takeover --fenced n3'
 }
 
 test_promote_of_who_is_nothing() {
@@ -268,7 +287,7 @@ test_promote_of_who_is_nothing() {
 
 test_promote_over_a_half_merged_one() {
     seen copier
-    is copier
+    cut=n1 is copier
     nodes n1:fenced n2 n3
     echo n1 >"$FAKE/property.dmholey-vol-merging"
     fails takeover 'another claim goes before'
@@ -288,7 +307,7 @@ test_promote_waits_for_the_fenced() {
     fails takeover 'after 5 s it is still claiming, and waits for n1; it goes on'
     then_is evict writer true
     act promote 0
-    did 'remembers n2,takeover --fenced n1,evict n1 --fenced'
+    did 'remembers n2,takeover,evict n1 --fenced'
 }
 
 test_promote_gives_up() {
@@ -383,4 +402,23 @@ test_notify() {
     did 'evict n3 --fenced'
     act monitor 8
     did 'evict n3 --fenced'
+}
+
+test_evict_spares_who_is_heard_of() {
+    local facts
+    seen writer
+    nodes n1 n2 n3:fenced
+    # A copier, by what dmholeyd says of it. It may have started anew since it was fenced.
+    for facts in '"connected":true,"copier":true,"suspected":false' '"connected":true,"copier":false,"suspected":false'; do
+        is writer
+        sed -i "s/\(\"n3\",\).*\(,\"awaited\"\)/\1$facts\2/" "$FAKE/status"
+        act monitor 8
+        did ''
+    done
+    for facts in '"connected":true,"copier":true,"suspected":true' '"connected":false,"copier":true,"suspected":false'; do
+        is writer
+        sed -i "s/\(\"n3\",\).*\(,\"awaited\"\)/\1$facts\2/" "$FAKE/status"
+        act monitor 8
+        did 'evict n3 --fenced'
+    done
 }
