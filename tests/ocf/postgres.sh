@@ -141,6 +141,47 @@ test_postgres_promote() {
     volume_again
 }
 
+test_postgres_promote_needs_an_answer() {
+    database standby
+    copiers_are n3
+    promotable n2 n3
+    touch "$FAKE/deaf"
+    act promote 1
+    did 'n2 sync 0'
+    # It may be that there is no such attribute yet.
+    rm "$FAKE/deaf" "$FAKE"/sync.*
+    act promote 0
+    did 'n2 sync 0,ALTER SYSTEM ,reload,n2 sync 0,pg_ctl promote,slot n1,slot n3'
+    volume_again
+}
+
+test_postgres_takes_back_what_is_not_so() {
+    local both='FIRST 2 ("n1", "n3")'
+    database primary
+    copiers_are n1 n3
+    # Commits have not waited for n3, which lacks some.
+    promotable n1 n3
+    waits_for 'FIRST 1 ("n1")'
+    stream n1
+    act monitor 8
+    did 'n3 sync 0'
+    # What they wait for has to be known.
+    touch "$FAKE/mute"
+    act monitor 8
+    did ''
+    rm "$FAKE/mute"
+    promotable n3
+    stream n1 n3
+    touch "$FAKE/lags"
+    act monitor 8
+    did "n3 sync 0,ALTER SYSTEM $both,reload"
+    waits_for "$both"
+    rm "$FAKE/lags"
+    act monitor 8
+    did 'n3 sync 1'
+    volume_again
+}
+
 test_postgres_that_cannot_follow() {
     local look
     database standby
