@@ -46,3 +46,30 @@ test_drain() {
     did ''
     drain 2 begin
 }
+
+# begin_drain LIMIT: in the background
+begin_drain() {
+    DMHOLEY_NODE=n2 DMHOLEY_DEVICE=/dev/mapper/data DMHOLEY_DRAIN_LIMIT=$1 DMHOLEY_FUNCTIONS=$agents/.functions \
+        sh "$agents/dmholey-drain" begin pg >"$FAKE/said" 2>&1 &
+    until [ -f "$FAKE/drain.n2" ]; do sleep 0.1; done
+}
+
+test_drain_of_a_dead_daemon() {
+    local old new status
+    runs_on n1 n2
+    begin_drain 4
+    old=$!
+    # The next dmholeyd ends what it finds begun, and begins again.
+    drain 0 end pg
+    did 'n2 drain '
+    begin_drain 60
+    new=$!
+    status=0
+    wait "$old" || status=$?
+    expect 'the old one ends with' "$status" 1
+    expect 'the node is drained' "$(cat "$FAKE/drain.n2" 2>/dev/null)" 1
+    runs_on n1
+    status=0
+    wait "$new" || status=$?
+    expect 'the new one ends with' "$status" 0
+}
