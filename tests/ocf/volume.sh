@@ -378,6 +378,45 @@ test_stop() {
     tells stopped
 }
 
+test_stop_ends_starting_over() {
+    local at
+    for at in copier idle joining; do
+        printf '[recycle] # when it is large\nabove = "70%%"\ndrain = "/usr/sbin/dmholey-drain begin pg"\n' >>"$FAKE/cluster.toml"
+        touch "$FAKE/state/recycling.toml"
+        echo 1 >"$FAKE/drain.n2"
+        seen copier
+        says $at | sed 's/}$/,"recycling":"n2"}/' >"$FAKE/status"
+        then_is leave idle
+        OCF_RESKEY_daemon=false act stop 0
+        did 'leave,n2 drain '
+        tells stopped
+        expect 'what would go on' "$(ls "$FAKE/state")" ''
+    done
+    # The same of one that is dead.
+    touch "$FAKE/state/recycling.toml"
+    echo 1 >"$FAKE/drain.n2"
+    rm "$FAKE/status"
+    act stop 0
+    did 'n2 drain '
+    expect 'what would go on' "$(ls "$FAKE/state")" ''
+    # That it cannot be ended is no success.
+    seen copier
+    says joining | sed 's/}$/,"recycling":"n2"}/' >"$FAKE/status"
+    fails leave 'no'
+    act stop 1
+}
+
+test_start_of_what_is_a_copier_already() {
+    is copier
+    echo stopped >"$FAKE/node.n2"
+    touch "$FAKE/busy"
+    act start 1
+    rm "$FAKE/busy"
+    act start 0
+    did ''
+    tells copier
+}
+
 # notice TYPE-OPERATION
 notice() { OCF_RESKEY_CRM_meta_notify_type=${1%-*} OCF_RESKEY_CRM_meta_notify_operation=${1#*-} act notify 0; }
 
