@@ -159,7 +159,7 @@ mod tests {
         };
         let error = look("8:1 8:2 P 8", "100/123 16").unwrap_err();
         assert!(
-            error.to_string().starts_with("s: has to keep 12.0 KiB"),
+            error.to_string().starts_with("s: has to keep 12 KiB"),
             "{error}"
         );
         assert_eq!(Exit::of(&error), Exit::Refused);
