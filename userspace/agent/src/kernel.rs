@@ -21,6 +21,7 @@ use crate::driver::Failed;
 use crate::driver::Inlets;
 use crate::driver::Order;
 use crate::driver::Target;
+use crate::port;
 use crate::port::Port;
 use crate::port::Stop;
 use crate::promises::Promises;
@@ -30,7 +31,7 @@ use dmholey::dm::ioctl::Dm;
 use dmholey::dm::node::DevMapper;
 use dmholey::dm::status::State;
 use dmholey::dm::DevNum;
-use dmholey::dm::Kernel as _;
+use dmholey::dm::Kernel;
 use dmholey::dm::Line;
 use dmholey::dm::Nodes;
 use dmholey_cluster::event::Before;
@@ -48,6 +49,7 @@ use holey_core::table::MOST_WRITE_BACK;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -73,6 +75,8 @@ use tracing::warn;
 mod keeps;
 pub(crate) mod memory;
 mod promote;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use keeps::Keeps;
 use memory::boot_id;
@@ -214,7 +218,10 @@ pub(crate) fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The thread's own.
 struct Worker {
-    dm: Dm,
+    dm: Box<dyn Kernel + Send>,
+    nodes: Box<dyn Nodes + Send>,
+    /// Opens the module's device.
+    open: Box<dyn Fn() -> io::Result<File> + Send>,
     name: String,
     helper: String,
     volume: DevNum,
@@ -286,7 +293,9 @@ impl Worker {
             )));
         }
         Ok(Self {
-            dm: Dm::open()?,
+            dm: Box::new(Dm::open()?),
+            nodes: Box::new(DevMapper),
+            open: Box::new(port::open_device),
             name: devices.name.clone(),
             helper: devices.helper(),
             volume: volume.number,
@@ -369,7 +378,7 @@ impl Worker {
                 let number = self.dm.create(&self.name, "")?;
                 self.dm.load(&self.name, &self.error_line())?;
                 self.dm.resume(&self.name)?;
-                DevMapper.add(&self.name, number)?;
+                self.nodes.add(&self.name, number)?;
                 Ok(Before::Nothing)
             }
             Some("holey-copier") => {
@@ -435,7 +444,7 @@ impl Worker {
             let _ = self.dm.remove(&self.helper, false);
             return Err(refused.into());
         }
-        Ok(DevMapper.add(&self.helper, number)?)
+        Ok(self.nodes.add(&self.helper, number)?)
     }
 
     /// A signal may end the wait of a suspend.
@@ -451,7 +460,7 @@ impl Worker {
     fn remove_helper(&self) -> Result<()> {
         if self.target_of(&self.helper)?.is_some() {
             self.dm.remove(&self.helper, false)?;
-            DevMapper.remove(&self.helper)?;
+            self.nodes.remove(&self.helper)?;
         }
         Ok(())
     }
@@ -641,7 +650,8 @@ impl Worker {
                 let _ = inlets.target.blocking_send(Input::Kept(ballot, seqs));
             }
         };
-        let port = Port::open(Role::Copier, self.volume, self.chunk, heard, failed)?;
+        let file = (self.open)()?;
+        let port = Port::open(file, Role::Copier, self.volume, self.chunk, heard, failed)?;
         self.port = Some(port);
         Ok(())
     }
@@ -678,7 +688,8 @@ impl Worker {
                 }
             }
         };
-        let port = Port::open(Role::Writer, self.volume, self.chunk, heard, failed)?;
+        let file = (self.open)()?;
+        let port = Port::open(file, Role::Writer, self.volume, self.chunk, heard, failed)?;
         self.port = Some(port);
         Ok(())
     }

@@ -60,25 +60,30 @@ pub struct Port {
     reader: Option<JoinHandle<()>>,
 }
 
+/// Opens the device.
+pub fn open_device() -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(DEVICE);
+    file.map_err(|error| {
+        let hint = if Path::new("/sys/module/dm_holey").exists() {
+            "run this as root"
+        } else {
+            "load the module: modprobe dm-holey"
+        };
+        io::Error::new(error.kind(), format!("{DEVICE}: {error}; {hint}"))
+    })
+}
+
 impl Port {
-    /// Opens it. `heard` takes what the target tells, on a thread of its own, some at a time. Where it waits it looks
-    /// whether the port is being closed. If the device cannot be read any more, `failed` is told.
+    /// Takes the device, just opened. `heard` takes what the target tells, on a thread of its own, some at a time. Where
+    /// it waits it looks whether the port is being closed. If the device cannot be read any more, `failed` is told.
     pub fn open(
+        file: File,
         role: Role,
         volume: DevNum,
         chunk: ChunkSize,
         heard: impl FnMut(&[Event], &Stop) + Send + 'static,
         failed: Failed,
     ) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(DEVICE);
-        let file = file.map_err(|error| {
-            let hint = if Path::new("/sys/module/dm_holey").exists() {
-                "run this as root"
-            } else {
-                "load the module: modprobe dm-holey"
-            };
-            io::Error::new(error.kind(), format!("{DEVICE}: {error}; {hint}"))
-        })?;
         let file = Arc::new(file);
         let stop = Arc::new(Stop {
             wake: eventfd(0, EventfdFlags::CLOEXEC)?,
@@ -129,7 +134,8 @@ impl Port {
                 // One of them makes no sense, and with it all are refused: it is looked for one by one.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput && most > 1 => most = 1,
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    tracing::error!("the target refuses {:?}: {error}", orders.pop_front());
+                    let order = orders.pop_front();
+                    tracing::error!("the target refuses {order:?}: {error}");
                 }
                 Err(error) => return Err(error),
             }

@@ -12,7 +12,6 @@ use super::TargetError;
 use super::Worker;
 use crate::control::Failure;
 use dmholey::dm::status::State;
-use dmholey::dm::Kernel as _;
 use dmholey_cluster::event::Content;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::ids::Epoch;
