@@ -64,7 +64,7 @@ pub struct Control {
     pub(crate) inlets: Inlets,
     target: Handle,
     pub(crate) device: String,
-    observer: Arc<Observer>,
+    observer: Option<Arc<Observer>>,
     news: watch::Receiver<News>,
     attaching: Mutex<()>,
     /// One at a time.
@@ -103,13 +103,13 @@ fn ended() -> Failure {
 }
 
 impl Control {
-    /// The control of an agent whose driver reports to `reports`.
+    /// The control of an agent whose driver reports to `reports`. Without an observer nothing is known of its targets.
     pub fn new(
         config: Arc<Config>,
         inlets: Inlets,
         target: Handle,
         device: String,
-        observer: Arc<Observer>,
+        observer: Option<Arc<Observer>>,
         reports: mpsc::UnboundedReceiver<Report>,
     ) -> Arc<Self> {
         let (told, news) = watch::channel(News::default());
@@ -329,8 +329,7 @@ impl Control {
     fn check_merge(&self, half_merged: Option<NodeId>, known: Ballot) -> Outcome<()> {
         let begun = Merging::read(&self.config.state).map_err(|error| error.to_string())?;
         match begun {
-            Some(merging) if merging.ballot < known => {
-                // Whoever that is, it has had a whole view.
+            Some(merging) if merging.is_over(known) => {
                 Ok(Merging::forget(&self.config.state).map_err(|error| error.to_string())?)
             }
             Some(_) if half_merged != Some(self.config.me) => Err(format!(
@@ -398,7 +397,9 @@ impl Control {
 
     /// What the kernel says; nothing if it takes too long.
     pub(crate) async fn observe(&self) -> Observed {
-        let observer = self.observer.clone();
+        let Some(observer) = self.observer.clone() else {
+            return Observed::default();
+        };
         let look = tokio::task::spawn_blocking(move || observer.look());
         let looked = timeout(KERNEL, look).await.ok();
         looked.and_then(Result::ok).unwrap_or_default()
@@ -432,3 +433,6 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -269,7 +269,7 @@ async fn cluster(args: &Cluster) -> anyhow::Result<()> {
     }
     let device = dmholey::dm::node::path(&devices.name).display().to_string();
     let policy = config.recycle.clone();
-    let control = Control::new(config, inlets, target, device, observer, reported);
+    let control = Control::new(config, inlets, target, device, Some(observer), reported);
     if let Some(policy) = policy {
         tokio::spawn(recycle::run(control.clone(), policy));
     }

@@ -49,9 +49,16 @@ impl Merging {
         std::fs::File::open(folder)?.sync_all()
     }
 
-    /// It has ended, or counts no more.
+    /// Whether it counts no more, as there was a later writer: whoever that is, it has had a whole view. A later ballot of
+    /// this node says nothing, as it has begun with the same half.
+    pub fn is_over(&self, known: Ballot) -> bool {
+        known > self.ballot && known.node != self.ballot.node
+    }
+
+    /// It has ended, or counts no more: not after a power cut either, when the COW device may hold something else.
     pub fn forget(folder: &Path) -> io::Result<()> {
-        forget(folder, MERGING)
+        forget(folder, MERGING)?;
+        std::fs::File::open(folder)?.sync_all()
     }
 }
 

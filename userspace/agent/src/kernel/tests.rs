@@ -21,6 +21,28 @@ fn ballot(number: u64) -> Ballot {
     Ballot { number, node: 1 }
 }
 
+/// A handle to a thread that only says how preparing a target went.
+pub(crate) fn stand_in(
+    inlets: &Inlets,
+    mut prepare: impl FnMut() -> Done + Send + 'static,
+) -> Handle {
+    let (jobs, queue) = mpsc::channel();
+    thread::spawn(move || {
+        for job in queue {
+            match job {
+                Job::Prepare(_, done) => done.send(prepare()).unwrap(),
+                Job::Settled(done) => done.send(Ok(())).unwrap(),
+                _ => {}
+            }
+        }
+    });
+    Handle {
+        jobs,
+        failed: inlets.failed.clone(),
+        outcome: Arc::new(Mutex::new(Ok(()))),
+    }
+}
+
 #[derive(Default)]
 struct Device {
     table: Option<Line>,
@@ -285,6 +307,9 @@ impl Host {
         self.machine.target(NAME).unwrap()
     }
 
+    fn merging(&self) -> Option<Merging> {
+        Merging::read(self.state.path()).unwrap()
+    }
 }
 
 fn promote(worker: &mut Worker, number: u64, epoch: u64, content: Content) {
@@ -297,6 +322,38 @@ fn trouble(worker: &Worker) -> String {
     outcome
         .err()
         .map_or_else(String::new, |failure| failure.text().to_owned())
+}
+
+#[test]
+fn half_a_merge_outlives_later_ballots_of_its_node() {
+    let host = Host::new();
+    let mut worker = host.copier();
+    promote(&mut worker, 2, 1, Content::View);
+    assert_eq!(host.target(), "holey-merge");
+    drop(worker);
+    // The next agent claims once more.
+    let (mut worker, before) = host.agent(ballot(2));
+    assert_eq!(before, Before::Writer(ballot(2), Epoch(1), true));
+    promote(&mut worker, 3, 2, Content::AsItIs);
+    assert!(worker.merging);
+    drop(worker);
+    // Power is lost, and the volume is half of one thing and half of another.
+    host.machine.state().devices.clear();
+    let (mut worker, before) = host.agent(ballot(3));
+    assert_eq!(before, Before::Nothing);
+    let merging = host.merging().unwrap();
+    assert!(!merging.is_over(ballot(3)));
+    assert!(merging.is_over(Ballot { number: 4, node: 0 }));
+    assert!(!merging.is_over(Ballot { number: 1, node: 0 }));
+    // A promotion that does not come to pass changes nothing.
+    host.machine.state().refused = Some("holey-writer");
+    promote(&mut worker, 4, 1, Content::List);
+    worker.act(Job::Order(Order::Demote));
+    assert!(!host.merging().unwrap().is_over(ballot(4)));
+    host.machine.state().refused = None;
+    promote(&mut worker, 5, 1, Content::List);
+    assert_eq!(host.target(), "holey-merge");
+    assert!(worker.merging);
 }
 
 #[test]
