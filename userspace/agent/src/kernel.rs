@@ -424,7 +424,11 @@ impl Worker {
         if target.is_some() {
             self.dm.clear(&self.name)?;
             if self.dm.info(&self.name)?.suspended {
-                self.dm.wake(&self.name)?;
+                let woken = self.dm.wake(&self.name);
+                // A merge may not have written its list yet. That is tried again with its promotion.
+                if target.as_deref() != Some("holey-merge") {
+                    woken?;
+                }
             }
         }
         if target.as_deref() != Some("holey-merge") {

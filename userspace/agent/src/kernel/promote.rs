@@ -3,8 +3,10 @@
 //! How the target becomes the writer's.
 //!
 //! What the kernel refuses now it may do later: another device is on the volume, the COW device does not take the
-//! list. So it is asked again, as nobody else is the writer meanwhile, and the copier goes on until then. Each step may
-//! have been done before.
+//! list. So it is asked again, as nobody else is the writer meanwhile. Each step may have been done before.
+//!
+//! Until the kernel has taken the new table the copier goes on. After that what it had in memory is the merge's, and
+//! its device waits until the list of it is written: nothing else than that may be done with it.
 
 use super::Merging;
 use super::Result;
@@ -62,9 +64,16 @@ impl Worker {
         }
         self.attachment = None;
         match (target.as_str(), content) {
-            ("holey-writer" | "holey-merge", Content::AsItIs) => {
+            ("holey-writer", Content::AsItIs | Content::Volume) => {
                 self.begin(epoch)?;
-                self.merging = target == "holey-merge";
+                self.dm.wake(&self.name)?;
+                // An agent may have ended before it had forgotten the merge, which has ended.
+                Ok(Merging::forget(&self.state)?)
+            }
+            ("holey-merge", Content::AsItIs | Content::View | Content::List) => {
+                self.begin(epoch)?;
+                self.dm.wake(&self.name)?;
+                self.merging = true;
                 Ok(())
             }
             ("holey-copier", Content::View) if self.is_valid()? => self.merge(epoch),
@@ -76,7 +85,6 @@ impl Worker {
                 self.dm.reload(&self.name, &[self.writer_line()])?;
                 self.begin(epoch)
             }
-            ("holey-writer", Content::Volume) => self.begin(epoch),
             _ => Err(TargetError::Wrong(format!(
                 "the target is {target}, which does not have what is to become the volume: its overlay is lost"
             ))),
@@ -108,7 +116,7 @@ impl Worker {
         self.suspend(&self.name)?;
         let line = self.overlay_line("holey-merge");
         if let Err(refused) = self.dm.reload(&self.name, &[line]) {
-            // The overlay is still what it was, and so is the view.
+            // If it has not taken the table the view is still what it was.
             self.dm.wake(&self.name)?;
             return Err(refused.into());
         }

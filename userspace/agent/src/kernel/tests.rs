@@ -357,6 +357,62 @@ fn half_a_merge_outlives_later_ballots_of_its_node() {
 }
 
 #[test]
+fn a_merge_that_has_ended_is_forgotten() {
+    let host = Host::new();
+    let mut worker = host.copier();
+    promote(&mut worker, 2, 1, Content::View);
+    let merging = host.merging().unwrap();
+    host.machine.state().merged = true;
+    worker.look();
+    assert_eq!(host.target(), "holey-writer");
+    assert!(host.merging().is_none());
+    // As if the agent had ended just before that.
+    merging.write(host.state.path()).unwrap();
+    drop(worker);
+    let (mut worker, before) = host.agent(ballot(2));
+    assert!(matches!(before, Before::Writer(_, _, false)));
+    promote(&mut worker, 3, 2, Content::AsItIs);
+    assert!(host.merging().is_none());
+}
+
+#[test]
+fn a_view_whose_list_is_not_taken_stays() {
+    let host = Host::new();
+    let mut worker = host.copier();
+    host.machine.state().failures = usize::MAX;
+    promote(&mut worker, 2, 1, Content::View);
+    for _ in 0..3 {
+        worker.look();
+        assert_eq!(host.target(), "holey-merge");
+        assert!(host.machine.is_suspended() && !worker.merging);
+        assert!(trouble(&worker).contains("is tried again"));
+    }
+    drop(worker);
+    // Nor does the next agent end it.
+    let (mut worker, before) = host.agent(ballot(2));
+    assert!(matches!(before, Before::Writer(_, _, true)));
+    promote(&mut worker, 3, 2, Content::AsItIs);
+    worker.look();
+    assert_eq!(host.target(), "holey-merge");
+    host.machine.state().failures = 0;
+    worker.look();
+    assert!(!host.machine.is_suspended() && worker.merging);
+    assert_eq!(trouble(&worker), "");
+}
+
+#[test]
+fn a_list_that_is_taken_the_second_time_is_taken() {
+    let host = Host::new();
+    let mut worker = host.copier();
+    host.machine.state().failures = 1;
+    promote(&mut worker, 2, 1, Content::View);
+    worker.look();
+    assert_eq!(host.target(), "holey-merge");
+    assert!(!host.machine.is_suspended() && worker.merging);
+    assert_eq!(trouble(&worker), "");
+}
+
+#[test]
 fn a_copier_whose_new_table_is_refused_goes_on() {
     let host = Host::new();
     let mut worker = host.copier();
