@@ -432,7 +432,7 @@ impl Worker {
             }
         }
         if target.as_deref() != Some("holey-merge") {
-            self.remove_helper()?;
+            self.end_helper()?;
         }
         Ok(())
     }
@@ -461,11 +461,31 @@ impl Worker {
         }
     }
 
+    /// Gives a device another table.
+    fn exchange(&self, name: &str, line: Line) -> Result<()> {
+        self.suspend(name)?;
+        Ok(self.dm.reload(name, &[line])?)
+    }
+
     fn remove_helper(&self) -> Result<()> {
         if self.target_of(&self.helper)?.is_some() {
             self.dm.remove(&self.helper, false)?;
             self.nodes.remove(&self.helper)?;
         }
+        Ok(())
+    }
+
+    /// What the kernel knows of copiers goes with the last target that asks them: who has the helper open must not keep
+    /// it for the next writer, whose epochs begin anew.
+    fn end_helper(&self) -> Result<()> {
+        let Err(error) = self.remove_helper() else {
+            return Ok(());
+        };
+        self.exchange(&self.helper, self.error_line())?;
+        warn!(
+            "{} stays, with a table that gives errors: {error}",
+            self.helper
+        );
         Ok(())
     }
 
@@ -660,7 +680,7 @@ impl Worker {
         Ok(())
     }
 
-    fn open_as_writer(&mut self) -> Result<()> {
+    fn open_as_writer(&self) -> Result<Port> {
         let (inlets, jobs) = (self.inlets.clone(), self.jobs.clone());
         let failed = self.inlets.failed.clone();
         let heard = move |events: &[Event], stop: &Stop| {
@@ -694,8 +714,7 @@ impl Worker {
         };
         let file = (self.open)()?;
         let port = Port::open(file, Role::Writer, self.volume, self.chunk, heard, failed)?;
-        self.port = Some(port);
-        Ok(())
+        Ok(port)
     }
 
     /// The view is fixed.
@@ -742,13 +761,8 @@ impl Worker {
     fn end(&mut self) -> Result<()> {
         self.close();
         self.merging = false;
-        self.suspend(&self.name)?;
-        self.dm.reload(&self.name, &[self.error_line()])?;
-        // It writes nothing by itself; if it is in use now it is removed when the next target is looked at.
-        if let Err(error) = self.remove_helper() {
-            warn!("{} stays: {error}", self.helper);
-        }
-        Ok(())
+        self.exchange(&self.name, self.error_line())?;
+        self.end_helper()
     }
 
     /// As long as the kernel does not do it, nobody is told that it is done.

@@ -121,6 +121,14 @@ impl Port {
         self.role
     }
 
+    /// Tells the target what it may not refuse.
+    pub fn insist(&self, order: Order) -> io::Result<()> {
+        (&*self.file).write_all(&order.encode()).map_err(|error| {
+            let text = format!("{DEVICE}: the target does not take {order:?}: {error}");
+            io::Error::new(error.kind(), text)
+        })
+    }
+
     /// Tells the target, and leaves what it has no room for. An order that it refuses is dropped.
     pub fn tell(&self, orders: &mut VecDeque<Order>) -> io::Result<()> {
         let mut most = RECORDS;
@@ -189,4 +197,32 @@ fn read_all(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::epoll;
+
+    #[test]
+    fn what_a_target_may_not_refuse_fails() {
+        // It takes no writes, and says so as the module does.
+        let file = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let port = Port {
+            file: Arc::new(File::from(file)),
+            stop: Arc::new(Stop {
+                wake: eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+                said: AtomicBool::new(false),
+            }),
+            role: Role::Writer,
+            reader: None,
+        };
+        let order = Order::Epoch { epoch: 1 };
+        let refused = port.insist(order).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        // Anything else is left out.
+        let mut orders = VecDeque::from([order, order]);
+        port.tell(&mut orders).unwrap();
+        assert!(orders.is_empty());
+    }
 }

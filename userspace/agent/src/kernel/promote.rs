@@ -17,6 +17,7 @@ use dmholey::dm::status::State;
 use dmholey_cluster::event::Content;
 use dmholey_cluster::event::Input;
 use dmholey_cluster::ids::Epoch;
+use holey_core::agent::Order;
 use std::io;
 use tracing::error;
 use tracing::info;
@@ -93,10 +94,13 @@ impl Worker {
 
     /// Speaks for the writer's target, and begins the first epoch.
     fn begin(&mut self, epoch: Epoch) -> Result<()> {
-        if !self.speaks_for_writer() {
-            self.open_as_writer()?;
-            self.begin_epoch(epoch);
+        if self.speaks_for_writer() {
+            return Ok(());
         }
+        let port = self.open_as_writer()?;
+        // A target that does not begin it lets nothing through, or what is stable no more.
+        port.insist(Order::Epoch { epoch: epoch.0 })?;
+        self.port = Some(port);
         Ok(())
     }
 
@@ -106,8 +110,11 @@ impl Worker {
 
     /// The overlay becomes part of the volume. A copier's list is written when the new table is put to use.
     fn merge(&mut self, epoch: Epoch) -> Result<()> {
-        if self.target_of(&self.helper)?.is_none() {
-            self.create_helper()?;
+        match self.target_of(&self.helper)?.as_deref() {
+            None => self.create_helper()?,
+            Some("holey-writer") => {}
+            // Somebody had it open when it was to go.
+            Some(_) => self.exchange(&self.helper, self.writer_line())?,
         }
         self.begin(epoch)?;
         // From here on the volume is not what it was.
@@ -136,13 +143,12 @@ impl Worker {
             _ => return Ok(()),
         }
         // Writes that wait for copiers go back meanwhile: this thread is the one who would let them through.
-        self.suspend(&self.name)?;
-        self.dm.reload(&self.name, &[self.writer_line()])?;
+        self.exchange(&self.name, self.writer_line())?;
         self.merging = false;
         Merging::forget(&self.state)?;
         info!("the overlay is merged");
         self.say(Input::Merged);
-        // Who looks at all devices may have it open: then it goes with the next agent.
+        // Who looks at all devices may have it open: then it goes with the writer, or the next agent.
         self.remove_helper()
     }
 }

@@ -424,3 +424,40 @@ fn a_copier_whose_new_table_is_refused_goes_on() {
     worker.look();
     assert_eq!(host.target(), "holey-merge");
 }
+
+/// A merging writer of epoch 5 is demoted while somebody has the helper open.
+fn demoted() -> (Host, Worker) {
+    let host = Host::new();
+    let mut worker = host.copier();
+    promote(&mut worker, 2, 1, Content::View);
+    worker.act(Job::Order(Order::Epoch(Epoch(5))));
+    assert_eq!(host.machine.epoch(), Some(5));
+    host.machine.state().open = vec![HELPER];
+    worker.act(Job::Order(Order::Demote));
+    assert_eq!(host.target(), "error");
+    assert_eq!(host.machine.target(HELPER).as_deref(), Some("error"));
+    (host, worker)
+}
+
+#[test]
+fn epochs_begin_anew_though_somebody_has_the_helper_open() {
+    for (content, driver) in [(Content::List, HELPER), (Content::Volume, NAME)] {
+        let (host, mut worker) = demoted();
+        promote(&mut worker, 3, 1, content);
+        assert_eq!(trouble(&worker), "");
+        assert_eq!(host.machine.target(driver).as_deref(), Some("holey-writer"));
+        assert_eq!(host.machine.epoch(), Some(1));
+        assert!(host.machine.state().stale.is_empty());
+    }
+}
+
+#[test]
+fn an_agent_starts_though_somebody_has_the_helper_open() {
+    let (host, worker) = demoted();
+    drop(worker);
+    let (_, before) = host.agent(ballot(2));
+    assert_eq!(before, Before::Nothing);
+    host.machine.state().open = Vec::new();
+    host.agent(ballot(2));
+    assert_eq!(host.machine.target(HELPER), None);
+}
