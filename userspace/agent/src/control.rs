@@ -11,6 +11,7 @@ use crate::driver::Report;
 use crate::driver::Status;
 use crate::engine;
 use crate::engine::News;
+use crate::kernel::memory::Recycling;
 use crate::kernel::Handle;
 use crate::kernel::Merging;
 use crate::names::role_name;
@@ -47,6 +48,7 @@ use tracing::warn;
 /// Why a node does not become something.
 const BUSY: &str = "this node has another role already; end that first";
 const NO_COPIER: &str = "this node is no copier";
+const TOLD: &str = "this node was told to leave; it joins when it is told to";
 /// How often it is looked whether a node has joined.
 const LOOK: Duration = Duration::from_millis(100);
 /// The longest request.
@@ -66,7 +68,9 @@ pub struct Control {
     pub(crate) device: String,
     observer: Option<Arc<Observer>>,
     news: watch::Receiver<News>,
-    attaching: Mutex<()>,
+    /// Whether it was told to leave, and not to join since. From the look at what the node is to its attachment this is
+    /// held, so that nobody else attaches anything, and nothing is attached by itself after it was told.
+    told_to_leave: Mutex<bool>,
     /// One at a time.
     pub(crate) recycling: Arc<Mutex<()>>,
 }
@@ -127,7 +131,7 @@ impl Control {
             device,
             observer,
             news,
-            attaching: Mutex::new(()),
+            told_to_leave: Mutex::new(false),
             recycling: Arc::default(),
         })
     }
@@ -186,12 +190,8 @@ impl Control {
         match request {
             Request::Status => {}
             Request::Join { wait } => self.join(wait).await?,
-            Request::Leave { wait } => {
-                self.leave(wait).await?;
-            }
-            Request::Recycle { wait } => {
-                self.recycle(wait).await?;
-            }
+            Request::Leave { wait } => self.leave(wait).await?,
+            Request::Recycle { wait } => self.recycle(wait).await?,
             Request::Takeover {
                 fenced,
                 half_merged,
@@ -230,9 +230,26 @@ impl Control {
         Ok(self.describe(&status, self.observe().await))
     }
 
-    pub(crate) async fn join(&self, wait: u64) -> Outcome<()> {
-        // From the look to the attachment nobody else attaches anything.
-        let attaching = self.attaching.lock().await;
+    async fn join(&self, wait: u64) -> Outcome<()> {
+        let mut told = self.told_to_leave.lock().await;
+        self.attach().await?;
+        *told = false;
+        drop(told);
+        self.await_joined(wait).await
+    }
+
+    /// Joins after it has left by itself.
+    pub(crate) async fn join_again(&self, wait: u64) -> Outcome<()> {
+        let told = self.told_to_leave.lock().await;
+        if *told {
+            return Err(TOLD.to_owned().into());
+        }
+        self.attach().await?;
+        drop(told);
+        self.await_joined(wait).await
+    }
+
+    async fn attach(&self) -> Outcome<()> {
         let status = self.ask().await?;
         if status.role != RoleName::Idle {
             return Err(BUSY.to_owned().into());
@@ -244,8 +261,10 @@ impl Control {
         let attachment = Attachment(u64::from_ne_bytes(number));
         self.target.prepare(attachment).await?;
         self.send(Input::Attach(attachment)).await?;
-        self.ask().await?;
-        drop(attaching);
+        self.ask().await.map(|_| ())
+    }
+
+    async fn await_joined(&self, wait: u64) -> Outcome<()> {
         self.await_role(RoleName::Copier, None, wait).await?;
         self.target.settled().await
     }
@@ -270,9 +289,9 @@ impl Control {
         let only = only.map_err(|_| Failure::Later("this node starts over already".to_owned()))?;
         self.take_turn(wait).await?;
         let done = async {
-            self.leave(wait).await?;
+            self.detach(wait).await?;
             self.inlets.figures.recycles.inc();
-            self.join(wait).await
+            self.join_again(wait).await
         };
         let done = done.await;
         let control = self.clone();
@@ -291,6 +310,9 @@ impl Control {
     pub(crate) async fn take_turn(&self, wait: u64) -> Outcome<()> {
         if self.ask().await?.role != RoleName::Copier {
             return Err(NO_COPIER.to_owned().into());
+        }
+        if self.is_told_to_leave().await {
+            return Err(TOLD.to_owned().into());
         }
         let mut news = self.news.clone();
         let before = news.borrow_and_update().turns;
@@ -315,7 +337,47 @@ impl Control {
         }
     }
 
-    pub(crate) async fn leave(&self, wait: u64) -> Outcome<()> {
+    /// Leaves. Who asks for that does not want it to join again by itself.
+    async fn leave(&self, wait: u64) -> Outcome<()> {
+        let mut told = self.told_to_leave.lock().await;
+        *told = true;
+        Recycling::end(&self.config.state).map_err(|error| {
+            format!("it cannot be forgotten that this node starts over: {error}")
+        })?;
+        drop(told);
+        let starts_over = self.recycling.try_lock().is_err();
+        if starts_over {
+            self.end_turn().await;
+        }
+        let done = self.detach(wait).await;
+        match self.ask().await?.role {
+            // It has left by itself already.
+            RoleName::Idle if starts_over => return Ok(()),
+            // It stays what it is.
+            RoleName::Claiming | RoleName::Writer => *self.told_to_leave.lock().await = false,
+            _ => {}
+        }
+        done
+    }
+
+    /// Whether it was told to leave, and not to join since.
+    pub(crate) async fn is_told_to_leave(&self) -> bool {
+        *self.told_to_leave.lock().await
+    }
+
+    /// Remembers that this node starts over.
+    pub(crate) async fn begin_recycling(&self, reason: &str) -> Outcome<()> {
+        let told = self.told_to_leave.lock().await;
+        if *told {
+            return Err(TOLD.to_owned().into());
+        }
+        Recycling::begin(&self.config.state, reason).map_err(|error| {
+            format!("it cannot be remembered that this node starts over: {error}").into()
+        })
+    }
+
+    /// Stops being a copier.
+    pub(crate) async fn detach(&self, wait: u64) -> Outcome<()> {
         match self.ask().await?.role {
             RoleName::Joining | RoleName::Copier => {
                 self.become_role(Input::Detach, RoleName::Idle, wait).await

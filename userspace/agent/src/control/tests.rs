@@ -188,3 +188,28 @@ async fn half_a_merge_is_forgotten_for_a_later_writer_only() {
     assert!(stand.was_told(|input| matches!(input, Input::Claim { .. })));
     assert!(!file.exists());
 }
+
+#[tokio::test]
+async fn who_was_told_to_leave_joins_when_it_is_told_to() {
+    let stand = Stand::new(RoleName::Copier);
+    stand.asks(Request::Leave { wait: 60 }).await.unwrap();
+    assert_eq!(stand.role(), RoleName::Idle);
+    let refused = stand.control.join_again(60).await.unwrap_err();
+    assert_eq!(refused.text(), TOLD);
+    assert_eq!(stand.role(), RoleName::Idle);
+    stand.asks(Request::Join { wait: 60 }).await.unwrap();
+    stand.asks(Request::Recycle { wait: 60 }).await.unwrap();
+    assert_eq!(stand.role(), RoleName::Copier);
+}
+
+#[tokio::test]
+async fn who_is_no_copier_cannot_leave() {
+    for role in [RoleName::Idle, RoleName::Claiming, RoleName::Writer] {
+        let stand = Stand::new(role);
+        let refused = stand.asks(Request::Leave { wait: 60 }).await.unwrap_err();
+        assert_eq!(refused.text(), NO_COPIER);
+        // What it was when it claimed it may become again.
+        let told = stand.control.is_told_to_leave().await;
+        assert_eq!(told, role == RoleName::Idle);
+    }
+}

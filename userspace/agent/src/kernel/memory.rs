@@ -116,7 +116,7 @@ pub(crate) fn age(folder: &Path) -> Option<Duration> {
 }
 
 /// What is remembered of a copier that starts over, from when its application is told to let go of the device until it
-/// may have it again.
+/// may have it again, or the node is told to leave.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Recycling {
