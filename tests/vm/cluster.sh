@@ -295,13 +295,13 @@ t_recycled() {
         at $node leave
         kill_agent $node
         change $node-cow "$(linear_table $node-cow 4096)"
-        # The first drain of n3 is refused.
+        # The first drain of n3 is refused, after which it goes on.
         configure $node <<END
 metrics = "127.0.0.1:947${node#n}"
 [recycle]
 above = "40%"
 retry = "1s"
-drain = "[ \$DMHOLEY_NODE = n2 ] || [ -e $WORK/refused ] || { touch $WORK/refused; exit 1; }; echo drain \$DMHOLEY_NODE \$DMHOLEY_REASON >>$WORK/hooks"
+drain = "echo drain \$DMHOLEY_NODE \$DMHOLEY_REASON >>$WORK/hooks; [ \$DMHOLEY_NODE = n2 ] || [ -e $WORK/refused ] || { touch $WORK/refused; exit 1; }"
 resume = "echo resume \$DMHOLEY_NODE \$DMHOLEY_REASON >>$WORK/hooks"
 END
         agent $node

@@ -17,6 +17,7 @@ use dmholey_cluster::event::Input;
 use dmholey_cluster::event::RoleName;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::time::sleep;
 use tracing::error;
 use tracing::info;
@@ -79,7 +80,7 @@ async fn finish_what_was_begun(control: &Control, policy: &Policy) {
             info!("this node goes on with starting over");
             // Nobody is there to hear it if this fails.
             let _ = control.send(Input::Recycle { begun: true }).await;
-            rejoin(control).await;
+            rejoin(control, policy.limit).await;
             resume(control, policy, &begun.reason).await;
             control.end_turn().await;
         }
@@ -96,14 +97,10 @@ async fn start_over(control: &Control, policy: &Policy, reason: &str) -> bool {
     if let Some(command) = &policy.drain {
         let drained = hook(control, policy, "drain", command, reason).await;
         control.inlets.figures.drain(drained.is_ok());
-        if let Err(error) = drained {
+        if drained.is_err() {
             info!("the application does not let go of the device now; it is tried again");
-            if matches!(error, CommandError::Late(_)) {
-                // It may have let go by half.
-                resume(control, policy, reason).await;
-            } else {
-                forget(control);
-            }
+            // It may have let go by half.
+            resume(control, policy, reason).await;
             return false;
         }
     }
@@ -111,7 +108,7 @@ async fn start_over(control: &Control, policy: &Policy, reason: &str) -> bool {
     if is_copier {
         leave(control, STEP).await;
     }
-    rejoin(control).await;
+    rejoin(control, policy.limit).await;
     resume(control, policy, reason).await;
     true
 }
@@ -133,9 +130,10 @@ async fn leave(control: &Control, wait: u64) {
     }
 }
 
-/// Until it is a copier again, or something else that it was told to be.
-async fn rejoin(control: &Control) {
+/// Until it is a copier again, or something else that it was told to be, or has failed to for so long.
+async fn rejoin(control: &Control, limit: Duration) {
     let mut said = String::new();
+    let mut failing_since = None;
     while let Ok(status) = control.ask().await {
         if control.is_told_to_leave().await {
             return;
@@ -143,11 +141,20 @@ async fn rejoin(control: &Control) {
         match status.role {
             RoleName::Copier | RoleName::Writer | RoleName::Demoting => return,
             RoleName::Idle => {
-                if let Err(failure) = control.join_again(STEP).await {
+                let joined = control.join_again(STEP).await;
+                if let Err(failure) = &joined {
                     if said != failure.text() {
                         failure.text().clone_into(&mut said);
                         warn!("this node does not join again, which is tried on: {said}");
                     }
+                }
+                // How long it takes to hear of a writer, or for a merge to end, says nothing.
+                if matches!(joined, Err(Failure::Refused(_)))
+                    && failing_since.get_or_insert_with(Instant::now).elapsed() >= limit
+                {
+                    error!("this node does not join again, which is given up: {said}");
+                    control.end_turn().await;
+                    return;
                 }
             }
             RoleName::Joining | RoleName::Claiming => {}
@@ -271,6 +278,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_application_that_has_let_go_by_half_is_resumed() {
+        let (stand, policy) = copier("exit 1");
+        assert!(!ends(begins(&stand, &policy)).await);
+        assert_eq!(hooks(&stand), "drain\nresume\n");
+        assert!(!stand.was_told(|input| matches!(input, Input::Detach)));
+        assert!(!is_remembered(stand.folder.path()));
+    }
+
+    #[tokio::test]
     async fn who_is_told_to_leave_while_it_drains_stays_out() {
         let go = tempfile::tempdir().unwrap();
         let go = go.path().join("go");
@@ -305,6 +321,19 @@ mod tests {
         assert_eq!(stand.role(), RoleName::Idle);
         assert!(!has_joined(&stand));
         assert_eq!(hooks(&stand), "drain\n");
+    }
+
+    #[tokio::test]
+    async fn joining_again_is_given_up() {
+        let (stand, policy) = copier("true");
+        lock(&stand.node).refuses = Some("no table for you");
+        lock(&stand.node).status.recycling = Some(stand.control.names.id());
+        let limit = Duration::from_secs(1);
+        ends(begins(&stand, &Policy { limit, ..policy })).await;
+        assert_eq!(stand.role(), RoleName::Idle);
+        assert_eq!(lock(&stand.node).status.recycling, None);
+        assert_eq!(hooks(&stand), "drain\nresume\n");
+        assert!(!is_remembered(stand.folder.path()));
     }
 
     #[tokio::test]
