@@ -214,20 +214,31 @@ impl Control {
                 self.target.settled().await?;
             }
             Request::Demote { wait } => self.demote(wait).await?,
-            Request::Evict { node } => {
-                let node = self.node(&node)?;
-                let status = self.ask().await?;
-                let member = status.members.iter().find(|(id, ..)| *id == node);
-                let attachment = member.map(|&(_, attachment, _)| attachment);
-                if attachment.is_none() && !status.waiting.contains(node) {
-                    let text = "this node has no such copier, and waits for no such node";
-                    return Err(text.to_owned().into());
-                }
-                self.send(Input::Fenced(node, attachment)).await?;
-            }
+            Request::Evict { node } => self.evict(self.node(&node)?).await?,
         }
         let status = self.ask().await?;
         Ok(self.describe(&status, self.observe().await))
+    }
+
+    async fn evict(&self, node: NodeId) -> Outcome<()> {
+        let status = self.ask().await?;
+        let member = status.members.iter().find(|(id, ..)| *id == node);
+        let attachment = member.map(|&(_, attachment, _)| attachment);
+        let is_awaited = status.waiting.contains(node);
+        if attachment.is_none() && !is_awaited {
+            let text = "this node has no such copier, and waits for no such node";
+            return Err(text.to_owned().into());
+        }
+        // It may have been fenced, have started anew, and be a copier again.
+        let is_missed = is_awaited || status.suspected.contains(node);
+        if status.connected.contains(node) && !is_missed {
+            return Err(Failure::Later(format!(
+                "{} is connected and not suspected: a node that is fenced is silent. What it was before it started anew \
+                 ends by itself; if it has just been fenced, try again after patience_ms",
+                self.name(node)
+            )));
+        }
+        self.send(Input::Fenced(node, attachment)).await
     }
 
     async fn join(&self, wait: u64) -> Outcome<()> {

@@ -16,6 +16,7 @@ use std::sync::Mutex as StdMutex;
 
 const ME: NodeId = NodeId::new(0).unwrap();
 const OTHER: NodeId = NodeId::new(1).unwrap();
+const THEIRS: Attachment = Attachment(7);
 
 /// How things are, and what the node was told.
 pub(crate) struct Node {
@@ -160,6 +161,47 @@ impl Node {
         }
         self.told.push(input);
     }
+}
+
+fn is_fenced(input: &Input, attachment: Option<Attachment>) -> bool {
+    matches!(input, Input::Fenced(OTHER, ended) if *ended == attachment)
+}
+
+#[tokio::test]
+async fn a_copier_that_is_there_is_not_evicted() {
+    let stand = Stand::new(RoleName::Writer);
+    let evict = || {
+        let node = "n1".to_owned();
+        stand.asks(Request::Evict { node })
+    };
+    let other: NodeSet = [OTHER].into_iter().collect();
+    assert!(matches!(evict().await, Err(Failure::Refused(_))));
+    lock(&stand.node).status.members = vec![(OTHER, THEIRS, true)];
+    lock(&stand.node).status.connected = other;
+    let refused = evict().await.unwrap_err();
+    assert!(matches!(refused, Failure::Later(_)));
+    assert!(refused.text().starts_with("n1 is connected"), "{refused:?}");
+    assert!(!stand.was_told(|input| is_fenced(input, Some(THEIRS))));
+    lock(&stand.node).status.suspected = other;
+    evict().await.unwrap();
+    assert!(stand.was_told(|input| is_fenced(input, Some(THEIRS))));
+    // Or there is no stream to it.
+    lock(&stand.node).told.clear();
+    lock(&stand.node).status.suspected = NodeSet::EMPTY;
+    lock(&stand.node).status.connected = NodeSet::EMPTY;
+    evict().await.unwrap();
+    assert!(stand.was_told(|input| is_fenced(input, Some(THEIRS))));
+}
+
+#[tokio::test]
+async fn whom_a_claim_waits_for_is_evicted() {
+    let stand = Stand::new(RoleName::Claiming);
+    let other: NodeSet = [OTHER].into_iter().collect();
+    lock(&stand.node).status.connected = other;
+    lock(&stand.node).status.waiting = other;
+    let node = "n1".to_owned();
+    stand.asks(Request::Evict { node }).await.unwrap();
+    assert!(stand.was_told(|input| is_fenced(input, None)));
 }
 
 #[tokio::test]
