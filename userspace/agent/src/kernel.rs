@@ -56,6 +56,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -79,6 +80,7 @@ mod promote;
 pub(crate) mod tests;
 
 use keeps::Keeps;
+use keeps::MOST as MOST_KEEPS;
 use memory::boot_id;
 use memory::Attached;
 pub use memory::Merging;
@@ -150,16 +152,41 @@ enum Job {
     Fenced,
 }
 
+/// What the thread has not come to, as long as it waits for the kernel.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Requests to keep chunks.
+    requests: AtomicUsize,
+    /// There were too many of them.
+    given_up: AtomicBool,
+}
+
 /// The way to the thread that has the target. The thread ends with the process, and the target stays.
 #[derive(Clone, Debug)]
 pub struct Handle {
     jobs: mpsc::Sender<Job>,
+    waiting: Arc<Waiting>,
     failed: Failed,
     outcome: Arc<Mutex<Done>>,
 }
 
 impl Target for Handle {
     fn act(&mut self, order: Order) {
+        if let Order::Keep(_, requests) = &order {
+            let before = self.waiting.requests.load(Ordering::Acquire);
+            if before + requests.len() > MOST_KEEPS {
+                // What is left out here is never answered, so the copier has to end.
+                if !self.waiting.given_up.swap(true, Ordering::AcqRel) {
+                    error!(
+                        "the copier is given up: its target takes no requests, and too many wait"
+                    );
+                    self.give(Job::Order(Order::Detach));
+                }
+                return;
+            }
+            let requests = requests.len();
+            self.waiting.requests.fetch_add(requests, Ordering::AcqRel);
+        }
         self.give(Job::Order(order));
     }
 }
@@ -235,6 +262,7 @@ struct Worker {
     state: PathBuf,
     inlets: Inlets,
     jobs: mpsc::Sender<Job>,
+    waiting: Arc<Waiting>,
     port: Option<Port>,
     /// Orders that the target has had no room for.
     backlog: VecDeque<holey_core::agent::Order>,
@@ -254,12 +282,13 @@ pub fn start(config: &Config, devices: &Devices, inlets: &Inlets) -> Result<(Bef
     let mut worker = Worker::new(config, devices, inlets.clone(), jobs.clone())?;
     let before = worker.before(Promises::open(&config.state)?.memory().won)?;
     info!(?before, device = worker.name, "target");
-    let outcome = worker.outcome.clone();
+    let (outcome, waiting) = (worker.outcome.clone(), worker.waiting.clone());
     thread::Builder::new()
         .name("dmholey-target".to_owned())
         .spawn(move || worker.run(&queue))?;
     let handle = Handle {
         jobs,
+        waiting,
         failed: inlets.failed.clone(),
         outcome,
     };
@@ -308,6 +337,7 @@ impl Worker {
             state: config.state.clone(),
             inlets,
             jobs,
+            waiting: Arc::default(),
             port: None,
             backlog: VecDeque::new(),
             keeps: Arc::default(),
@@ -508,7 +538,11 @@ impl Worker {
 
     fn act(&mut self, job: Job) {
         match job {
-            Job::Order(Order::Keep(ballot, requests)) => self.keep(ballot, &requests),
+            Job::Order(Order::Keep(ballot, requests)) => {
+                let waiting = &self.waiting.requests;
+                waiting.fetch_sub(requests.len(), Ordering::AcqRel);
+                self.keep(ballot, &requests);
+            }
             Job::Order(Order::Stable(epoch, ranges)) => {
                 let number = epoch.0;
                 let orders = ranges.iter().map(|range| holey_core::agent::Order::Stable {
@@ -530,7 +564,10 @@ impl Worker {
             }
             Job::Order(Order::Demote) => self.demote(),
             Job::Order(Order::Serve(ballot)) => self.serve(ballot),
-            Job::Order(Order::Detach) => self.detach(),
+            Job::Order(Order::Detach) => {
+                self.waiting.given_up.store(false, Ordering::Release);
+                self.detach();
+            }
             Job::Order(Order::ReadVolume) => self.read_volume(),
             Job::Prepare(attachment, done) => {
                 let prepared = self.prepare();

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 
 /// More than two writers, one after the other, can have unanswered.
-const MOST: usize = 4 * crate::driver::MOST_REQUESTS;
+pub(super) const MOST: usize = 4 * crate::driver::MOST_REQUESTS;
 
 /// Requests under way in the kernel, by the numbers that they have there.
 #[derive(Debug, Default)]

@@ -38,6 +38,7 @@ pub(crate) fn stand_in(
     });
     Handle {
         jobs,
+        waiting: Arc::default(),
         failed: inlets.failed.clone(),
         outcome: Arc::new(Mutex::new(Ok(()))),
     }
@@ -280,6 +281,7 @@ impl Host {
             state: self.state.path().to_owned(),
             inlets,
             jobs: mpsc::channel().0,
+            waiting: Arc::default(),
             port: None,
             backlog: VecDeque::new(),
             keeps: Arc::default(),
@@ -460,4 +462,32 @@ fn an_agent_starts_though_somebody_has_the_helper_open() {
     host.machine.state().open = Vec::new();
     host.agent(ballot(2));
     assert_eq!(host.machine.target(HELPER), None);
+}
+
+#[test]
+fn a_writer_that_asks_a_target_that_waits_loses_its_copier() {
+    let host = Host::new();
+    let mut worker = host.copier();
+    let (jobs, queue) = mpsc::channel();
+    let mut handle = Handle {
+        jobs,
+        waiting: worker.waiting.clone(),
+        failed: worker.inlets.failed.clone(),
+        outcome: worker.outcome.clone(),
+    };
+    let range = Range { first: 0, len: 1 };
+    let mut seqs = (0..).map(Seq);
+    let mut asks = || {
+        let requests = seqs.by_ref().take(1 << 13).map(|seq| (seq, range));
+        handle.act(Order::Keep(ballot(1), requests.collect()));
+    };
+    let most = MOST_KEEPS >> 13;
+    (0..2 * most).for_each(|_| asks());
+    let waiting: Vec<Job> = queue.try_iter().collect();
+    assert_eq!(waiting.len(), most + 1);
+    waiting.into_iter().for_each(|job| worker.act(job));
+    assert_eq!(host.target(), "error");
+    // There is room for the next one.
+    asks();
+    assert_eq!(queue.try_iter().count(), 1);
 }
