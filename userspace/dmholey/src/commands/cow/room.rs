@@ -122,13 +122,16 @@ mod tests {
     const ORIGIN: DevNum = DevNum { major: 8, minor: 1 };
     const KIB: u64 = 1 << 10;
 
+    type Kib = &'static [(u64, u64)];
+
+    fn kib(ranges: Kib) -> Vec<Range<u64>> {
+        let ranges = ranges.iter();
+        ranges.map(|(start, end)| start * KIB..end * KIB).collect()
+    }
+
     #[test]
     fn a_chunk_is_kept_once() {
-        let kib = |ranges: &[(u64, u64)]| -> Vec<Range<u64>> {
-            let ranges = ranges.iter();
-            ranges.map(|(start, end)| start * KIB..end * KIB).collect()
-        };
-        let cases: [(&[(u64, u64)], &[(u64, u64)], u64); 8] = [
+        let cases: [(Kib, Kib, u64); 8] = [
             (&[], &[], 0),
             (&[(0, 4)], &[], 1),
             // Two ranges in one chunk, and one over the end of it.
@@ -153,9 +156,9 @@ mod tests {
         let look = |params, status| {
             let kernel = Fake::new().with("s", "holey-snapshot", params);
             let kernel = kernel.says(&[status]);
-            let kept = |_: &StoreFacts| vec![0..32 * KIB];
+            let kept = |_: &StoreFacts| kib(&[(0, 32)]);
             // Ten chunks of 4 KiB, eight of which it has: two, and an area.
-            expect_beside(&kernel, ORIGIN, &[0..40 * KIB], &kept)
+            expect_beside(&kernel, ORIGIN, &kib(&[(0, 40)]), &kept)
         };
         let error = look("8:1 8:2 P 8", "100/123 16").unwrap_err();
         assert!(
