@@ -21,7 +21,7 @@ pub fn apply(client: &mut Client, how: &How, output: Output) -> anyhow::Result<&
         return Ok("offline");
     }
     let store = client.staged();
-    if !(store.exists() && online::goes_on(&store, client.disk())?) {
+    if !goes_on(&store, client)? {
         client.begin(watch)?;
     }
     merge(&store, client.disk(), how, output)?;
@@ -41,7 +41,7 @@ pub fn roll_back(client: &mut Client, how: &How, output: Output) -> anyhow::Resu
         // Of an apply that was killed; the way back brings back also what it has done.
         online::stop(&staged, client.disk())?;
     }
-    if !(store.exists() && online::goes_on(&store, client.disk())?) {
+    if !goes_on(&store, client)? {
         client.begin_back(watch)?;
     }
     merge(&store, client.disk(), how, output)?;
@@ -84,7 +84,7 @@ pub fn repair(
     }
     let target = client.state().target.map(|target| target.number);
     let applied = if online {
-        if begun.is_none() && !online::goes_on(&client.staged(), client.disk())? {
+        if begun.is_none() && !goes_on(&client.staged(), client)? {
             client.expect_mended(watch)?;
         }
         let applied = merge(&client.staged(), client.disk(), how, output)?;
@@ -100,6 +100,11 @@ pub fn repair(
         fetched: 0,
     };
     Ok((begun.unwrap_or(rest), way))
+}
+
+/// Whether the kernel merges a store already; if it does not, the snapshots of the disk have room for that.
+fn goes_on(store: &Path, client: &Client) -> anyhow::Result<bool> {
+    Ok(store.exists() && online::goes_on(store, client.disk())?)
 }
 
 /// Gives up whatever goes on with the disk, which has to be repaired then.
