@@ -140,7 +140,7 @@ pub fn publish(
         .map(|b| b.repository.targets().signed.version);
     let mut targets = Targets::new(
         SPECIFICATION.to_owned(),
-        next(old, place, Some("targets"))?,
+        next(old, options.now, place, Some("targets"))?,
         later(options.now, options.targets),
     );
     let fail = || Error::tuf("cannot list what is published");
@@ -336,12 +336,19 @@ fn before(place: &Place, keys: &Keys) -> Result<Option<Before>> {
     }))
 }
 
-/// The number behind `old`, or the first one. Where it is in the name of a `role`'s file, one that nothing has: what an
+/// The number behind `old`. The first one of a place is the time, in seconds since 1970: if the place was lost and is
+/// filled anew, clients know smaller ones. Where it is in the name of a `role`'s file, one that nothing has: what an
 /// interrupted run has left may be in caches by now.
-fn next(old: Option<NonZeroU64>, place: &Place, role: Option<&str>) -> Result<NonZeroU64> {
-    let mut last = old;
+fn next(
+    old: Option<NonZeroU64>,
+    now: Timestamp,
+    place: &Place,
+    role: Option<&str>,
+) -> Result<NonZeroU64> {
+    let first = u64::try_from(now.as_second()).unwrap_or(0);
+    let mut last = old.map_or(first, NonZeroU64::get);
     loop {
-        let next = last.map_or(Some(NonZeroU64::MIN), |last| last.checked_add(1));
+        let next = last.checked_add(1).and_then(NonZeroU64::new);
         let next =
             next.ok_or_else(|| Error::broken(place.store().name(), "there are no more numbers"))?;
         let name = role.map(|role| format!("{METADATA}/{next}.{role}.json"));
@@ -349,7 +356,7 @@ fn next(old: Option<NonZeroU64>, place: &Place, role: Option<&str>) -> Result<No
         if size.flatten().is_none() {
             return Ok(next);
         }
-        last = Some(next);
+        last = next.get();
     }
 }
 
@@ -373,6 +380,7 @@ fn finish(
         SPECIFICATION.to_owned(),
         next(
             before.map(|b| b.snapshot().signed.version),
+            options.now,
             place,
             Some("snapshot"),
         )?,
@@ -382,7 +390,12 @@ fn finish(
     let snapshot = keys.sign(snapshot, sources)?;
     let mut timestamp = tough::schema::Timestamp::new(
         SPECIFICATION.to_owned(),
-        next(before.map(|b| b.timestamp().signed.version), place, None)?,
+        next(
+            before.map(|b| b.timestamp().signed.version),
+            options.now,
+            place,
+            None,
+        )?,
         later(options.now, options.timestamp),
     );
     let meta = metafile(&snapshot);

@@ -167,6 +167,13 @@ impl Lab {
     }
 }
 
+/// The number in the name of a file of metadata.
+fn number(file: &Path, role: &str) -> u64 {
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let number = name.strip_suffix(role).unwrap();
+    number.strip_suffix('.').unwrap().parse().unwrap()
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -193,8 +200,9 @@ fn clients_get_what_is_published() {
     assert_eq!(catalog.last().unwrap().number, 2);
     assert_eq!(catalog.deltas.len(), 1);
     lab.version(3);
+    let next = number(&lab.metadata("snapshot.json"), "snapshot.json") + 1;
     let published = lab.publish().unwrap();
-    assert_eq!((published.version, published.snapshot), (Some(3), 2));
+    assert_eq!((published.version, published.snapshot), (Some(3), next));
     assert_eq!(published.added.len(), 1);
     assert_eq!(lab.client().unwrap().last().unwrap().number, 3);
     // Nothing new is nothing to upload.
@@ -257,9 +265,10 @@ fn what_is_withdrawn_stays_for_a_while() {
 fn no_name_is_used_twice() {
     let lab = Lab::new();
     lab.version(3);
-    let last = lab.metadata("snapshot.json");
-    let left = last.with_file_name("2.snapshot.json");
-    assert_ne!(last, left);
+    let left = lab.metadata("snapshot.json");
+    let next = number(&left, "snapshot.json") + 1;
+    let left = left.with_file_name(format!("{next}.snapshot.json"));
+    assert!(!left.exists());
     fs::write(&left, "left").unwrap();
     lab.publish().unwrap();
     assert_eq!(fs::read(&left).unwrap(), b"left");
@@ -296,6 +305,9 @@ fn a_damaged_delta_is_not_published() {
 #[test]
 fn old_metadata_goes() {
     let lab = Lab::new();
+    let newest = |role| number(&lab.metadata(role), role);
+    let first = newest("targets.json");
+    assert_eq!(newest("snapshot.json"), first);
     for _ in 0..20 {
         lab.publish().unwrap();
         refresh(&lab.place(), &lab.keys(), lab.options).unwrap();
@@ -303,14 +315,15 @@ fn old_metadata_goes() {
     let names = |role: &str| {
         let files = fs::read_dir(lab.path("web/metadata")).unwrap();
         let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-        let mut numbers: Vec<u32> = names
+        let mut numbers: Vec<u64> = names
             .filter_map(|name| name.strip_suffix(role)?.parse().ok())
             .collect();
         numbers.sort_unstable();
         numbers
     };
-    assert_eq!(names(".targets.json"), (6..=21).collect::<Vec<_>>());
-    assert_eq!(names(".snapshot.json"), (26..=41).collect::<Vec<_>>());
+    let last_16 = |last: u64| (last - 15..=last).collect::<Vec<_>>();
+    assert_eq!(names(".targets.json"), last_16(first + 20));
+    assert_eq!(names(".snapshot.json"), last_16(first + 40));
     assert_eq!(names(".root.json"), [1]);
     lab.client().unwrap();
 }
@@ -327,6 +340,21 @@ fn rollback_is_refused() {
     // A timestamp that fits the new metadata, with the old snapshot behind it, is no better.
     lab.publish().unwrap();
     lab.client().unwrap();
+}
+
+/// Clients know what was there before, and would refuse what begins with smaller numbers.
+#[test]
+fn a_place_that_was_lost_is_filled_anew() {
+    let mut lab = Lab::new();
+    for _ in 0..3 {
+        lab.publish().unwrap();
+    }
+    lab.client().unwrap();
+    fs::remove_dir_all(lab.path("web")).unwrap();
+    lab.options.now += SignedDuration::from_secs(60);
+    lab.version(3);
+    lab.publish().unwrap();
+    assert_eq!(lab.client().unwrap().last().unwrap().number, 3);
 }
 
 #[test]
