@@ -29,7 +29,10 @@ const MAX_IMAGE: u64 = 40 * BLOCK as u64;
 /// again as it was. It is applied, with digests that are right as far as that can be; units are odd
 /// bytes, so that none of them may come to the target.
 pub fn delta(data: &[u8]) {
-    let _ = Header::parse(data);
+    if let Ok(header) = Header::parse(data) {
+        // All of it is in its identity.
+        assert!(data.starts_with(&header.encode()));
+    }
     let mut input = Input::new(data);
     let (old_len, new_len) = (input.short() * 3 % MAX_IMAGE, input.short() * 3 % MAX_IMAGE);
     let header = Header {

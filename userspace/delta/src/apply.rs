@@ -8,6 +8,8 @@
 //! that has no second slot takes the delta as a store ([`crate::cow`]) and merges it.
 
 use crate::delta::Delta;
+use crate::digest;
+use crate::error::Error;
 use crate::error::Result;
 use crate::format::blocks;
 use crate::format::BLOCK;
@@ -17,6 +19,7 @@ use crate::unit;
 use crate::unit::read_blocks;
 use dmholey_cow::disk;
 use dmholey_cow::progress;
+use dmholey_cow::progress::Stoppable;
 use dmholey_cow::writer::is_zero;
 use dmholey_cow::writer::Ground;
 use dmholey_cow::Disk;
@@ -80,7 +83,7 @@ pub fn changes<D: Disk, B: Disk>(
     })
 }
 
-/// The old image on a disk that may be larger: what is behind its end reads as zero.
+/// An image on a disk that may be larger: what is behind its end reads as zero.
 #[derive(Debug)]
 pub struct Old<'a, B> {
     disk: &'a B,
@@ -219,7 +222,8 @@ impl<D: Disk> Target for Image<'_, D> {
     }
 }
 
-/// Makes the new image on `output`, which is another disk than `base`, and makes it durable.
+/// Makes the new image on `output`, which is another disk than `base`, and makes it durable. What was made is compared with
+/// the digest of the new image.
 pub fn apply<D: Disk, B: Disk, O: Disk>(
     delta: &Delta<D>,
     base: &B,
@@ -240,6 +244,14 @@ pub fn apply<D: Disk, B: Disk, O: Disk>(
     let applied = changes(delta, base, &image, watch)?;
     unchanged(delta, &old, &image)?;
     disk::flush(output)?;
+    // Of blocks that did not change nothing has told yet whether they are those of the old version.
+    let made = Old { disk: output, len };
+    if digest::image(&made, &Stoppable(watch))? != delta.plan.header.new {
+        return Err(Error::Unlike {
+            object: output.name(),
+            base: base.name(),
+        });
+    }
     Ok(applied)
 }
 

@@ -7,14 +7,18 @@
 
 use crate::apply;
 use crate::apply::Applied;
+use crate::apply::Old;
 use crate::apply::Target;
 use crate::delta::Delta;
+use crate::digest;
+use crate::error::Error;
 use crate::error::Result;
 use crate::format::BLOCK;
 use crate::format::BLOCK_LEN;
 use crate::index::Run;
 use dmholey_cow::format::ChunkSize;
 use dmholey_cow::format::SECTOR_SIZE;
+use dmholey_cow::progress::Stoppable;
 use dmholey_cow::writer::Ground;
 use dmholey_cow::writer::Written;
 use dmholey_cow::Disk;
@@ -22,7 +26,7 @@ use dmholey_cow::Error as CowError;
 use dmholey_cow::Progress;
 use dmholey_cow::Scatter;
 
-/// Makes a store on `output` that shows the new image over `base`.
+/// Makes a store on `output` that shows the new image over `base`, which has to be the old one.
 pub fn to_cow<D: Disk, B: Disk, O: Disk>(
     delta: &Delta<D>,
     base: &B,
@@ -31,10 +35,18 @@ pub fn to_cow<D: Disk, B: Disk, O: Disk>(
     watch: &dyn Progress,
 ) -> Result<(O, Written, Applied)> {
     can_be_cow(delta)?;
+    // The store has nothing of what did not change.
+    let old = Old::new(delta, base)?;
+    if digest::image(&old, &Stoppable(watch))? != delta.plan.header.old {
+        return Err(Error::Drift {
+            object: base.name(),
+            what: "its digest".to_owned(),
+        });
+    }
     changes_to_cow(delta, base, output, ground, watch)
 }
 
-/// As [`to_cow`], of images whose sizes may differ: the store shows the new image over `base` only for
+/// As [`to_cow`], but nobody looks at what does not change, and of images whose sizes may differ: the store shows the new image over `base` only for
 /// somebody who knows the new size, and that all is zero behind the old one.
 pub fn changes_to_cow<D: Disk, B: Disk, O: Disk>(
     delta: &Delta<D>,

@@ -31,6 +31,18 @@ pub enum Error {
         /// What was compared.
         what: String,
     },
+
+    /// What was made is not the new version.
+    #[error(
+        "{object}: is not the new version: {base} is not the old version of this delta, or {object} does not keep what \
+         is written there"
+    )]
+    Unlike {
+        /// Where it was made.
+        object: String,
+        /// The disk with the old version.
+        base: String,
+    },
 }
 
 impl Error {
@@ -47,7 +59,7 @@ impl Error {
         match self {
             Self::Disk(error) => error.kind(),
             Self::Format { .. } => Kind::Store,
-            Self::Drift { .. } => Kind::Refused,
+            Self::Drift { .. } | Self::Unlike { .. } => Kind::Refused,
         }
     }
 }

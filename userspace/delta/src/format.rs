@@ -119,6 +119,10 @@ impl Header {
             new: Digest(fields.take()),
             index: Digest(fields.take()),
         };
+        // What is not looked at would not be in its identity.
+        if header.encode() != *bytes {
+            return Err(Broken::Limit("what is reserved in the header"));
+        }
         header.check()?;
         Ok(header)
     }

@@ -20,7 +20,8 @@
 //! | [`mod@make`] | makes a delta |
 //! | [`ext4`] | where the files of an image are, for whoever makes a delta |
 //!
-//! Whoever applies a delta needs no knowledge of file systems, and less memory than 64 MiB.
+//! Whoever applies a delta needs no knowledge of file systems, and less memory than 64 MiB (and 32 bytes for each MiB of
+//! the image, to compare its digest).
 
 #![forbid(unsafe_code)]
 

@@ -69,6 +69,7 @@ pub fn files<D: Disk + ?Sized>(disk: &D) -> Vec<File> {
         files: Vec::new(),
         path_bytes: 0,
         extents: 0,
+        blocks: 0,
     }
     .run()
 }
@@ -189,6 +190,7 @@ struct Walk<'a, D: ?Sized> {
     files: Vec<File>,
     path_bytes: usize,
     extents: usize,
+    blocks: u64,
 }
 
 impl<D: Disk + ?Sized> Walk<'_, D> {
@@ -203,10 +205,12 @@ impl<D: Disk + ?Sized> Walk<'_, D> {
                 self.entries(&file, &mut todo);
             }
             self.extents += file.extents.len();
-            self.files.push(file);
-            if self.extents > MAX_EXTENTS {
+            self.blocks = self.blocks.saturating_add(file.blocks());
+            // No two files of a sound file system share a block.
+            if self.extents > MAX_EXTENTS || self.blocks > self.reader.blocks {
                 break;
             }
+            self.files.push(file);
         }
         self.files
     }

@@ -26,7 +26,6 @@ use crate::error::Result;
 use crate::format::Header;
 use crate::format::HEADER_LEN;
 use crate::format::MAX_INDEX;
-use crate::format::MAX_RUNS;
 use crate::index::Index;
 use crate::pack;
 use dmholey_cow::disk;
@@ -167,17 +166,18 @@ fn write<W: Disk>(
     let bytes = index.encode();
     let packed = pack::encode(&bytes, &[], DEFAULT_LEVEL).map_err(fail)?;
     let largest = bytes.len().max(packed.len()) as u64;
-    if largest > MAX_INDEX || index.targets().count() as u64 > MAX_RUNS {
-        let why = "the versions differ in too many places for one delta; make the steps between \
-                   them smaller, or ship the image whole";
-        return Err(CowError::refused(output.name(), why).into());
+    if largest > MAX_INDEX {
+        return Err(too_many(output));
     }
     header.index_packed = packed.len() as u32;
     header.index_len = bytes.len() as u32;
     header.index = Digest::of(&packed);
     header.file_len = header.units_at() + index.units_len();
     // What readers would refuse is not written.
-    Index::parse(&bytes, &header).map_err(fail)?;
+    Index::parse(&bytes, &header).map_err(|why| match why {
+        Broken::Limit(_) => too_many(output),
+        why => fail(why),
+    })?;
     output
         .reserve(header.file_len)
         .map_err(|e| CowError::io("make the delta fit on", output.name(), e))?;
@@ -190,6 +190,12 @@ fn write<W: Disk>(
     disk::write(output, 0, &header.encode())?;
     disk::flush(output)?;
     Ok(header)
+}
+
+fn too_many<W: Disk>(output: &W) -> Error {
+    let why = "the versions differ in too many places for one delta; make the steps between them smaller, or ship the \
+               image whole";
+    CowError::refused(output.name(), why).into()
 }
 
 fn copy<W: Disk>(

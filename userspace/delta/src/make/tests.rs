@@ -161,6 +161,40 @@ fn a_drifted_base_is_told() {
     assert_eq!(result.unwrap_err().kind(), dmholey_cow::Kind::Refused);
 }
 
+/// Blocks that stay where they are and as they are were looked at by nobody.
+#[test]
+fn drift_where_nothing_changes_is_told_too() {
+    let old = noise(50 * 4096, 1);
+    let mut new = old.clone();
+    new[0] ^= 1;
+    let file = MemDisk::default();
+    make(
+        &MemDisk::new(old.clone()),
+        &MemDisk::new(new.clone()),
+        &file,
+        FAST,
+        &Silent,
+    )
+    .unwrap();
+    let delta = Delta::open(file).unwrap();
+    let mut drifted = old.clone();
+    drifted[40 * 4096] ^= 1;
+    for (base, well) in [(old, true), (drifted, false)] {
+        let (base, made) = (MemDisk::new(base), MemDisk::default());
+        let applied = apply::apply(&delta, &base, &made, Ground::Zero, &Silent);
+        let store = cow::to_cow(&delta, &base, MemDisk::default(), Ground::Zero, &Silent);
+        if well {
+            applied.unwrap();
+            store.unwrap();
+            assert!(made.into_bytes() == new);
+        } else {
+            let kind = applied.unwrap_err().kind();
+            assert_eq!(kind, dmholey_cow::Kind::Refused);
+            assert!(matches!(store, Err(Error::Drift { .. })));
+        }
+    }
+}
+
 #[test]
 fn every_damaged_byte_is_found() {
     let old = noise(20 * 4096, 1);
