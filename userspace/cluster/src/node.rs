@@ -62,6 +62,14 @@ struct Claim {
     merging: bool,
 }
 
+impl Claim {
+    /// A node is a copier no more, with this attachment; it may have another one now.
+    fn left(&mut self, node: NodeId, ended: Attachment) {
+        self.members
+            .retain(|&member, own| (member, *own) != (node, ended));
+    }
+}
+
 #[derive(Debug)]
 enum Role {
     Idle,
@@ -372,9 +380,7 @@ impl Node {
                     actions.push(Action::Detach);
                 }
             }
-            Message::Left { attachment } => self.as_writer(actions, |writer, out| {
-                writer.gone(node, attachment, out);
-            }),
+            Message::Left { attachment } => self.left(node, attachment, actions),
             Message::Keep {
                 ballot,
                 attachment,
@@ -441,6 +447,13 @@ impl Node {
         }
     }
 
+    fn left(&mut self, node: NodeId, ended: Attachment, actions: &mut Vec<Action>) {
+        if let Role::Claiming(claim) = &mut self.role {
+            claim.left(node, ended);
+        }
+        self.as_writer(actions, |writer, out| writer.gone(node, ended, out));
+    }
+
     fn fenced(
         &mut self,
         node: NodeId,
@@ -450,10 +463,7 @@ impl Node {
     ) {
         if let Role::Claiming(claim) = &mut self.role {
             match attachment {
-                // What has ended may not be what the node has now.
-                Some(ended) => claim
-                    .members
-                    .retain(|&member, own| (member, *own) != (node, ended)),
+                Some(ended) => claim.left(node, ended),
                 None => {
                     claim.waiting.remove(node);
                     claim.members.remove(&node);

@@ -211,6 +211,67 @@ fn asking_writer() -> Subject {
     subject
 }
 
+#[test]
+fn who_has_left_since_it_accepted_is_no_copier_of_the_new_writer() {
+    let mut subject = Subject::new(&[]);
+    subject.input(CLAIM);
+    let ballot = ballot(1, 0);
+    let accept = |attachment| Message::Accept { ballot, attachment };
+    subject.hears(1, accept(Some(Attachment(1))));
+    for gone in [2, 1] {
+        let attachment = Attachment(gone);
+        assert_eq!(subject.hears(1, Message::Left { attachment }), []);
+    }
+    subject.hears(2, accept(None));
+    assert_eq!(subject.0.role(), RoleName::Writer);
+    assert_eq!(subject.0.members(), []);
+}
+
+#[test]
+fn a_new_writer_asks_its_copiers_whether_they_are_there() {
+    let mut subject = Subject::new(&[]);
+    subject.input(CLAIM);
+    let ballot = ballot(1, 0);
+    let accept = |attachment| Message::Accept { ballot, attachment };
+    subject.hears(1, accept(Some(Attachment(1))));
+    let ask = Message::Keep {
+        ballot,
+        attachment: Attachment(1),
+        requests: Vec::new(),
+    };
+    let said = subject.hears(2, accept(None));
+    assert_eq!(said.last(), Some(&Action::Send(id(1), ask)));
+}
+
+#[test]
+fn who_leaves_tells_those_who_have_its_word() {
+    let mut subject = Subject::new(&[]);
+    let (old, new) = (ballot(1, 1), ballot(2, 2));
+    subject.asks(old);
+    assert_eq!(subject.hears(1, joined(old)), [Action::Serve]);
+    subject.hears(2, Message::Claim { ballot: new });
+    let attachment = ATTACHMENT;
+    let left = |node| Action::Send(id(node), Message::Left { attachment });
+    let said = subject.input(Input::Detached(attachment));
+    assert_eq!(said, [left(1), left(2)]);
+}
+
+#[test]
+fn who_joins_may_be_asked_whether_it_is_there() {
+    let mut subject = Subject::new(&[]);
+    let ballot = ballot(1, 1);
+    subject.asks(ballot);
+    let keep = |requests| Message::Keep {
+        ballot,
+        attachment: ATTACHMENT,
+        requests,
+    };
+    assert_eq!(subject.hears(1, keep(Vec::new())), []);
+    let chunk = Range { first: 5, len: 1 };
+    let said = subject.hears(1, keep(vec![(Seq(0), chunk)]));
+    assert_eq!(said, [Action::Detach]);
+}
+
 fn kept(attachment: u64) -> Message {
     Message::Kept {
         ballot: ballot(1, 0),

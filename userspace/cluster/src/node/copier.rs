@@ -12,6 +12,7 @@ use crate::event::Refusal;
 use crate::ids::Attachment;
 use crate::ids::Ballot;
 use crate::ids::NodeId;
+use crate::ids::NodeSet;
 use crate::ids::Range;
 use crate::ids::Seq;
 use crate::message::Message;
@@ -153,11 +154,11 @@ impl Node {
         if copier.map(|copier| copier.attachment) != Some(attachment) {
             self.outbox(actions)
                 .send(node, Message::Left { attachment });
+        } else if requests.is_empty() {
+            // The writer wanted to know whether it is there.
         } else if copier.is_some_and(|copier| !copier.joined) {
             // It could not take the view when that was fixed, and what that was is about to be overwritten.
             actions.push(Action::Detach);
-        } else if requests.is_empty() {
-            // The writer wanted to know whether it is there.
         } else if requests
             .iter()
             .all(|(_, range)| range.is_within(self.config.chunks))
@@ -193,9 +194,15 @@ impl Node {
             self.end_claim(Some(Refusal::Lost), actions);
         }
         self.role = Role::Idle;
+        // Whoever has its word for that attachment, too, is the writer soon.
+        let claimants = self.promised.keys().copied();
+        let mut told: NodeSet = claimants.collect();
         if let Some(writer) = NodeId::new(self.followed.node) {
-            self.outbox(actions)
-                .send(writer, Message::Left { attachment });
+            told.insert(writer);
+        }
+        let mut out = self.outbox(actions);
+        for node in told.iter() {
+            out.send(node, Message::Left { attachment });
         }
     }
 }
