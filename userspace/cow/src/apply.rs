@@ -58,6 +58,7 @@ pub fn apply<S: Disk, T: Disk>(
 ) -> Result<Applied> {
     let survey = plan(store, &target.name(), target.size())?;
     let mut copier = Copier::new(store, target, survey, progress);
+    copier.begin()?;
     for run in store.runs() {
         copier.copy(run?)?;
     }
@@ -90,6 +91,7 @@ pub fn merge_by<S: Disk, T: Disk>(
     store.forget_summary()?;
     let batch = (bytes / store.chunk_bytes()).max(1);
     let mut copier = Copier::new(store, target, survey, progress);
+    copier.begin()?;
     let mut left = survey.exceptions;
     while left > 0 {
         let keep = left.saturating_sub(batch);
@@ -132,6 +134,11 @@ impl<'a, S: Disk, T: Disk> Copier<'a, S, T> {
             total: survey.exceptions * store.chunk_bytes(),
             progress,
         }
+    }
+
+    /// Who is to stop before the first write leaves the target as it was.
+    fn begin(&self) -> Result<()> {
+        progress::step(self.progress, 0, self.total)
     }
 
     fn copy(&mut self, run: Run) -> Result<()> {

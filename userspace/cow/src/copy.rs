@@ -13,7 +13,6 @@ use crate::error::Result;
 use crate::output::folder;
 use crate::progress;
 use crate::progress::Progress;
-use crate::progress::Silent;
 use crate::store::Store;
 use crate::writer::is_zero;
 use std::path::Path;
@@ -24,7 +23,11 @@ const BATCH: u64 = 1 << 20;
 
 /// Copies a store to a temporary file, which goes when it is dropped. The file is made in `dir`,
 /// or beside the store; only the part up to the last chunk in use is copied.
-pub fn private(store: &Store<Device>, dir: Option<&Path>) -> Result<NamedTempFile> {
+pub fn private(
+    store: &Store<Device>,
+    dir: Option<&Path>,
+    watch: &dyn Progress,
+) -> Result<NamedTempFile> {
     let from = store.disk();
     let dir = dir.unwrap_or_else(|| {
         if from.is_block() {
@@ -48,7 +51,7 @@ pub fn private(store: &Store<Device>, dir: Option<&Path>) -> Result<NamedTempFil
         .next_free
         .max(store.layout().chunks_for(survey.exceptions));
     let size = chunks.max(3).min(store.bounds().cow_chunks) * store.chunk_bytes();
-    data(from, &to, size, BATCH as usize, &Silent)?;
+    data(from, &to, size, BATCH as usize, watch)?;
     disk::flush(&to)?;
     Ok(temp)
 }

@@ -71,9 +71,7 @@ impl Output {
 
     fn device(path: &Path, force: bool) -> Result<(Self, Device, Ground)> {
         let device = Device::open(path, Access::Write)?;
-        let mut start = vec![0; PROBE.min(usize::try_from(device.size()).unwrap_or(PROBE))];
-        crate::disk::read(&device, 0, &mut start)?;
-        if !force && !crate::writer::is_zero(&start) {
+        if !force && !is_blank(&device)? {
             return Err(Error::refused(
                 path.display(),
                 "holds something: its first 4 KiB are not zero; --force overwrites it",
@@ -139,6 +137,14 @@ pub(crate) fn folder(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
+}
+
+/// Whether a device begins with 4 KiB of zeros, so that nothing known is there: file systems, swap and LVM have their own
+/// marks in them.
+pub fn is_blank(device: &Device) -> crate::Result<bool> {
+    let mut start = vec![0; PROBE.min(usize::try_from(device.size()).unwrap_or(PROBE))];
+    crate::disk::read(device, 0, &mut start)?;
+    Ok(crate::writer::is_zero(&start))
 }
 
 #[cfg(test)]

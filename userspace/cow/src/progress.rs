@@ -25,6 +25,17 @@ impl Progress for Silent {
     fn update(&self, _done: u64, _total: u64) {}
 }
 
+/// Work that is only the beginning of what somebody watches: it can be stopped, and tells nothing.
+pub struct Stoppable<'a>(pub &'a dyn Progress);
+
+impl Progress for Stoppable<'_> {
+    fn update(&self, _done: u64, _total: u64) {}
+
+    fn stop(&self) -> bool {
+        self.0.stop()
+    }
+}
+
 /// Reports progress, and fails if the operation should stop.
 pub fn step(progress: &dyn Progress, done: u64, total: u64) -> Result<()> {
     progress.update(done, total);

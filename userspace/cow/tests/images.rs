@@ -301,7 +301,7 @@ fn files_keep_their_holes() {
     assert!(fs::read(path("old")).unwrap() == fs::read(path("new")).unwrap());
     assert!(fs::metadata(path("old")).unwrap().blocks() < 2048);
 
-    let copy = dmholey_cow::copy::private(&store, None).unwrap();
+    let copy = dmholey_cow::copy::private(&store, None, &Silent).unwrap();
     assert!(fs::read(copy.path()).unwrap() == fs::read(path("x.cow")).unwrap());
 }
 

@@ -119,7 +119,13 @@ pub fn ask(socket: &Path, request: &Request) -> io::Result<Reply> {
     let mut stream = UnixStream::connect(socket)?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    // Nobody is to take this for the end of a pipe that is read no more, which is no failure.
+    stream
+        .write_all(&line)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => io::ErrorKind::ConnectionReset.into(),
+            _ => error,
+        })?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     serde_json::from_str(&text).map_err(|error| {

@@ -17,6 +17,7 @@ use clap::builder::TypedValueParser;
 use clap::Args;
 use dmholey_cow::format::Bounds;
 use dmholey_cow::format::ChunkSize;
+use dmholey_cow::output::is_blank;
 use dmholey_cow::Device;
 use dmholey_cow::Error as CowError;
 use dmholey_cow::Store;
@@ -62,7 +63,8 @@ pub struct OriginLine {
 pub struct OverlayLine {
     /// Block device that the snapshot is of
     origin: PathBuf,
-    /// Block device with the COW store, or for a new one: its first 4 KiB must be zero
+    /// Block device with the COW store, or for a new one: its first 4 KiB must be zero, but with
+    /// --store N, which keeps nothing of what is there
     cow: PathBuf,
     /// Chunk size of a new store, if not 4K; an existing one has its own
     #[arg(long, value_name = "SIZE", value_parser = parse_chunk)]
@@ -274,8 +276,16 @@ fn open_origin(path: &Path) -> anyhow::Result<(BlockDev, Device)> {
 /// The chunk size of the store on a device, or the one asked for if it has none yet.
 fn store_chunk(role: Role, device: Device, asked: Option<ChunkSize>) -> anyhow::Result<ChunkSize> {
     let path = device.path().display().to_string();
+    let blank = is_blank(&device)?;
     let store = match Store::open(device) {
         Ok(store) => store,
+        // To the kernel four zeros are a new store; file systems begin with as many.
+        Err(CowError::Fresh { .. }) if role == Role::Snapshot && !blank => {
+            let text = format!(
+                "{path}: holds something: its first 4 KiB are not zero; zero them to make a store there and lose it"
+            );
+            return Err(refuse(Exit::Refused, text));
+        }
         Err(CowError::Fresh { .. }) if role == Role::Snapshot => {
             return asked.map_or_else(default_chunk, Ok);
         }

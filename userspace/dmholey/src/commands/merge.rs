@@ -67,7 +67,7 @@ pub fn run(args: &Merge, output: Output) -> anyhow::Result<Exit> {
     }
     signals::install()?;
     let meter = Meter::with_events(format!("merging {name}"), output);
-    let sleep = &mut |time| std::thread::sleep(time);
+    let sleep = &mut signals::sleep;
     let merge = merge::wait(&dm, name, args.pace.interval, &meter, sleep)?;
     drop(meter);
     let finished = Finished {

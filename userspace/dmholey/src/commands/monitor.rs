@@ -51,8 +51,8 @@ pub struct Monitor {
     /// Command for the shell that is told what happens, and that extends stores on other devices
     #[arg(long, value_name = "COMMAND")]
     hook: Option<String>,
-    /// Look once, extend what has to be, and end: with 3 if there is a store that must not become
-    /// larger or a snapshot that was given up
+    /// Look once, extend what has to be, and end: with 3 if there is a store that is full or must not
+    /// become larger, a snapshot that was given up, or a merge that has failed
     #[arg(long)]
     once: bool,
     /// Say what would be extended, and change nothing

@@ -21,21 +21,24 @@ pub struct Remove {
     deferred: bool,
 }
 
-/// What was removed.
-#[derive(Debug, Serialize)]
+/// What was removed, and what will be.
+#[derive(Debug, Default, Serialize)]
 struct Removed<'a> {
-    removed: &'a [String],
+    removed: Vec<&'a str>,
+    deferred: Vec<&'a str>,
 }
 
 /// Runs the command. Stops at the first device that cannot be removed.
 pub fn run(args: &Remove, output: Output) -> anyhow::Result<Exit> {
     let dm = Dm::open()?;
+    let mut done = Removed::default();
     for name in &args.names {
-        flow::remove(&dm, &node::DevMapper, node::name(name), args.deferred)?;
+        let gone = flow::remove(&dm, &node::DevMapper, node::name(name), args.deferred)?;
+        match gone {
+            true => done.removed.push(name),
+            false => done.deferred.push(name),
+        }
     }
-    let removed = Removed {
-        removed: &args.names,
-    };
-    output.done(&removed, |_| String::new())?;
+    output.done(&done, |_| String::new())?;
     Ok(Exit::Ok)
 }

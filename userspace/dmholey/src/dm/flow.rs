@@ -121,7 +121,7 @@ pub fn create(
         add_node(nodes, name, number)
     });
     if made.is_err() {
-        // The first error is the one to tell; a device left behind shows in `dmholey status`.
+        // The first error is the one to tell; of a device left behind dmsetup tells.
         let _ = remove(kernel, nodes, name, false);
     }
     made.map(|()| number)
@@ -157,8 +157,8 @@ fn node_error(name: &str, source: std::io::Error) -> Error {
     }
 }
 
-/// Removes a device and its node.
-pub fn remove(kernel: &dyn Kernel, nodes: &dyn Nodes, name: &str, deferred: bool) -> Result<()> {
+/// Removes a device and its node. Whether it is gone: if that is deferred, one in use stays for now.
+pub fn remove(kernel: &dyn Kernel, nodes: &dyn Nodes, name: &str, deferred: bool) -> Result<bool> {
     kernel.remove(name, deferred)?;
     let gone = !deferred || !kernel.devices()?.iter().any(|(n, _)| n == name);
     if gone {
@@ -166,7 +166,7 @@ pub fn remove(kernel: &dyn Kernel, nodes: &dyn Nodes, name: &str, deferred: bool
             .remove(name)
             .map_err(|source| node_error(name, source))?;
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// The report of a device; `None` if it is not one of ours.
@@ -253,7 +253,9 @@ pub fn remove_unused(kernel: &dyn Kernel, nodes: &dyn Nodes, uuid: &str) -> Resu
             continue;
         }
         match kernel.info(&name) {
-            Ok(info) if info.uuid == uuid => remove(kernel, nodes, &name, false)?,
+            Ok(info) if info.uuid == uuid => {
+                remove(kernel, nodes, &name, false)?;
+            }
             // It went away since the list was made.
             Ok(_) | Err(Error::NoDevice(_)) => {}
             Err(error) => return Err(error),

@@ -55,10 +55,13 @@ pub fn look(kernel: &dyn Kernel, name: &str) -> Result<Merge> {
             "the snapshot is invalid, so there is nothing to merge; the origin is as it was",
         )),
         State::MergeFailed => Err(fail(
-            "the merge failed (dmesg says where); the device still shows the right content: repair \
+            "the merge failed (dmesg says where); the device, if it is still there, shows the right content: repair \
              the cause, then suspend and resume it to try again",
         )),
-        State::Overflow => Err(fail("the store is full and cannot be merged")),
+        State::Overflow => Err(fail(
+            "the store was full: what it has is being merged, but the status does not say how far; it is over when \
+             'dmholey cow info' shows no exceptions in the store",
+        )),
         State::Unknown | State::None => Err(fail("the kernel does not say how far the merge is")),
     }
 }

@@ -186,7 +186,7 @@ impl Recorder {
         match flow::remove(kernel, nodes, &self.name, false) {
             // Somebody else has.
             Err(Error::NoDevice(_)) => Ok(()),
-            ended => ended,
+            ended => ended.map(drop),
         }
     }
 }

@@ -142,6 +142,7 @@ impl Watch {
         for name in &self.options.names {
             self.dm.info(name)?;
         }
+        self.lock_memory();
         self.look(true)?;
         self.wait_for_threads()?;
         // This shows what has come of it.
@@ -150,14 +151,19 @@ impl Watch {
         Ok(self.exit)
     }
 
-    /// Watches until a signal comes.
-    pub fn run(mut self) -> anyhow::Result<Exit> {
-        signals::install_with(&self.waker)?;
+    /// What it is made of may be on what it suspends.
+    fn lock_memory(&self) {
         let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
         if let Err(error) = rustix::mm::mlockall(all) {
             let text = format!("the monitor cannot lock its memory ({error}): it may get stuck when the root file system waits for space");
             self.voice.tell(&Event::problem(text));
         }
+    }
+
+    /// Watches until a signal comes.
+    pub fn run(mut self) -> anyhow::Result<Exit> {
+        signals::install_with(&self.waker)?;
+        self.lock_memory();
         let watchdog = sd_notify::watchdog_enabled();
         let mut state = NotifyState::Ready;
         while !signals::stopped() {

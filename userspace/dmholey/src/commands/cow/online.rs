@@ -14,6 +14,7 @@ use crate::dm::ioctl::Dm;
 use crate::dm::merge;
 use crate::dm::node;
 use crate::dm::table;
+use crate::dm::table::Family;
 use crate::dm::table::Overlay;
 use crate::dm::table::Role;
 use crate::dm::table::Table;
@@ -35,6 +36,7 @@ use dmholey_cow::apply;
 use dmholey_cow::apply::Applied;
 use dmholey_cow::copy;
 use dmholey_cow::disk::Access;
+use dmholey_cow::progress::Stoppable;
 use dmholey_cow::Device;
 use dmholey_cow::Disk;
 use dmholey_cow::Progress;
@@ -42,15 +44,12 @@ use dmholey_cow::Store;
 use holey_core::table::Features;
 use holey_core::table::StoreKind;
 use std::path::Path;
-use std::path::PathBuf;
 use std::time::Duration;
-use tempfile::NamedTempFile;
 
 /// The block device that the kernel merges from; it goes when this is dropped.
 struct Source {
     device: BlockDev,
     _loop: Option<LoopDevice>,
-    _copy: Option<NamedTempFile>,
 }
 
 /// What is merged, and how.
@@ -120,11 +119,15 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
     }
     let survey = apply::plan(&mut store, &disk.name(), disk.size())?;
     room::expect(&dm, origin.number, &store)?;
+    let family = family(&dm, origin.number, what.how.family.family())?;
     drop(disk);
-    let source = source(what, &store)?;
+    let source = source(what, &store, &meter)?;
+    if meter.stop() {
+        return Err(dmholey_cow::Error::Interrupted.into());
+    }
     let table = Table {
         role: Role::Merge,
-        family: what.how.family.family(),
+        family,
         len: origin.sectors,
         origin: origin.number.to_string(),
         overlay: Some(Overlay {
@@ -142,6 +145,28 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
         exceptions: survey.exceptions,
         bytes: survey.exceptions * chunk.bytes() as u64,
     })
+}
+
+/// Whose target has to merge: of the module that keeps what the snapshots of the disk show. The other one would overwrite
+/// it.
+fn family(kernel: &dyn Kernel, origin: DevNum, asked: Family) -> anyhow::Result<Family> {
+    let users = flow::users_of(kernel, origin)?;
+    let Some(&(ref name, _, family)) = users.first() else {
+        return Ok(asked);
+    };
+    let other = users.iter().find(|(_, _, other)| *other != family);
+    if let Some((other, _, _)) = other {
+        let text = format!(
+            "{name} and {other}: use the disk by targets of different names; a merge keeps what is shown by those of one"
+        );
+        return Err(refuse(Exit::Refused, text));
+    }
+    if asked == Family::Stock && family != asked {
+        let text =
+            format!("{name}: uses the disk by a target of dmholey's own name; leave out --stock");
+        return Err(refuse(Exit::Refused, text));
+    }
+    Ok(family)
 }
 
 /// Whether the kernel merges an image into a disk already, for a run that was killed. Fails if it could not do so now.
@@ -245,7 +270,7 @@ fn finish(
     interval: Duration,
     progress: &dyn Progress,
 ) -> anyhow::Result<()> {
-    let sleep = &mut |time| std::thread::sleep(time);
+    let sleep = &mut signals::sleep;
     let merged = merge::wait(kernel, name, interval, progress, sleep)
         .context("the disk is between the versions; run this command again to finish");
     let removed = flow::remove(kernel, nodes, name, false);
@@ -254,28 +279,29 @@ fn finish(
     Ok(())
 }
 
-fn source(what: &Merging<'_>, store: &Store<Device>) -> anyhow::Result<Source> {
+fn source(
+    what: &Merging<'_>,
+    store: &Store<Device>,
+    watch: &dyn Progress,
+) -> anyhow::Result<Source> {
     let keep = !what.consume;
     let copy = keep
-        .then(|| copy::private(store, what.copy_in))
+        .then(|| copy::private(store, what.copy_in, &Stoppable(watch)))
         .transpose()?;
     if let (true, None) = (store.disk().is_block(), &copy) {
         let (device, _) = BlockDev::open(what.image)?;
         return Ok(Source {
             device,
             _loop: None,
-            _copy: None,
         });
     }
-    let file: PathBuf = copy
-        .as_ref()
-        .map_or_else(|| what.image.to_owned(), |copy| copy.path().to_path_buf());
-    let attached = LoopDevice::attach(&file)?;
+    let attached = LoopDevice::attach(copy.as_ref().map_or(what.image, |copy| copy.path()))?;
+    // From here on the copy is the loop device's alone, so that it goes with that whatever becomes of this run.
+    drop(copy);
     let (device, _) = BlockDev::open(attached.path())?;
     Ok(Source {
         device,
         _loop: Some(attached),
-        _copy: copy,
     })
 }
 
@@ -300,7 +326,6 @@ fn default_name(disk: &Path) -> String {
 mod tests {
     use super::*;
     use crate::dm::fake::Fake;
-    use crate::dm::table::Family;
     use dmholey_cow::progress::Silent;
 
     fn table() -> Table {
@@ -365,6 +390,31 @@ mod tests {
         assert_eq!(left, ["a", "b", "c", "d"]);
         let log = kernel.log.borrow();
         assert!(!log.iter().any(|line| line.starts_with("create")));
+    }
+
+    #[test]
+    fn who_keeps_what_snapshots_show_merges() {
+        let stock = ("s", "snapshot", "8:1 8:2 P 8");
+        let holey = ("h", "holey-snapshot", "8:1 8:3 P 8");
+        let family = |devices: &[(&str, &'static str, &'static str)], asked| {
+            let kernel = devices
+                .iter()
+                .fold(Fake::new(), |kernel, (name, target, params)| {
+                    kernel.with(name, target, params)
+                });
+            family(&kernel, ORIGIN, asked)
+        };
+        assert_eq!(family(&[], Family::Holey).unwrap(), Family::Holey);
+        assert_eq!(family(&[], Family::Stock).unwrap(), Family::Stock);
+        assert_eq!(family(&[stock], Family::Holey).unwrap(), Family::Stock);
+        assert_eq!(family(&[holey], Family::Holey).unwrap(), Family::Holey);
+        for (devices, asked) in [
+            (&[holey][..], Family::Stock),
+            (&[holey, stock], Family::Holey),
+        ] {
+            let error = family(devices, asked).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Refused);
+        }
     }
 
     #[test]
