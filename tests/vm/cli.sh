@@ -68,6 +68,11 @@ t_refusals() {
     dmholey create snapshot snap $D/base $D/store 2>$WORK/error || status=$?
     [ $status -eq 4 ] || [ $status -eq 5 ] || die "exit code $status: $(cat $WORK/error)"
     gone snap
+    # A file system that begins with zeros is no new store.
+    blank store
+    number $D/store 1080 2 61267
+    contains "$(fails dmholey create snapshot snap $D/base $D/store)" 'holds something'
+    gone snap
     blank store
     make_snapshot snap base store
     dmholey create snapshot snap $D/base $D/store && die "succeeded"
@@ -111,6 +116,24 @@ t_apply_online() {
     dmholey cow apply $WORK/delta.cow --to $D/base --online
     check snap snap
     equal "$(dmsetup ls | awk '{ print $1 }' | sort | tr '\n' ' ')" "base new snap store " "devices left"
+    remove snap
+    check base new
+}
+
+# The same beside dm-snapshot: whichever module keeps what the snapshot shows has to merge.
+t_apply_online_for_stock() {
+    load_stock
+    start
+    vol new 16384
+    dd if=$D/base of=$D/new bs=1M iflag=direct oflag=direct status=none
+    fork_model base new
+    scribble new new 3 --ops 60
+    dmholey cow diff $D/base $D/new --output $WORK/delta.cow
+    use_stock_names
+    make_snapshot snap base store
+    scribble snap snap 4 --ops 40
+    dmholey cow apply $WORK/delta.cow --to $D/base
+    check snap snap
     remove snap
     check base new
 }

@@ -136,18 +136,22 @@ t_no_room() {
     shows $D/snap 1
 }
 
-# killed COMMAND [OPTION]...: an update that is killed while the kernel merges
-killed() {
+# signalled SIGNAL STATUS COMMAND [OPTION]...: an update that gets a signal while the kernel merges, and ends with a status
+signalled() {
     local pid status=0
     change base "0 1024 delay $D/disk 0 0 $D/disk 0 60000"
-    dmholey --quiet update "$1" --config $WORK/update.toml "${@:2}" --interval 3600 &
+    dmholey --quiet update "$3" --config $WORK/update.toml "${@:4}" --interval 3600 &
     pid=$!
     eventually 30 merges
-    kill -KILL $pid
-    wait $pid || status=$?
-    equal $status 137 'exit status'
+    kill "-$1" $pid
+    [ "$1" = KILL ] || sleep 1
     change base "0 1024 delay $D/disk 0 0"
+    wait $pid || status=$?
+    equal $status "$2" 'exit status'
 }
+
+# killed COMMAND [OPTION]...: an update that is killed while the kernel merges
+killed() { signalled KILL 137 "$@"; }
 
 merges() { [ -n "$(dmsetup table base-apply)" ]; }
 
@@ -195,6 +199,26 @@ t_killed() {
     update rollback
     is_gone
     shows $D/base 1
+}
+
+# One that is asked to end takes down what it has made, and the next one goes on from there.
+t_stopped() {
+    make_versions
+    load
+    vol disk 1024
+    dmsetup create base --table "0 1024 delay $D/disk 0 0"
+    cow store 4096
+    dd if=$WORK/v1 of=$D/base oflag=direct bs=4096 status=none
+    publish 1 3
+    configure $D/base $WORK/client
+    boots_from base store
+    update pull
+    signalled TERM 130 apply
+    is_gone
+    equal "$(phase)" applying phase
+    update apply
+    shows $D/base 3
+    shows $D/snap 1
 }
 
 # publish_whole: the last of three versions without any other one, too, which is what disks are repaired with
