@@ -304,19 +304,30 @@ impl Writer {
             }
             let requests: Vec<_> = self.board.unanswered(node).collect();
             if requests.is_empty() {
-                // It answers if it has left and that was lost.
-                let (ballot, requests) = (self.ballot, Vec::new());
-                out.send(
-                    node,
-                    Message::Keep {
-                        ballot,
-                        attachment,
-                        requests,
-                    },
-                );
+                self.ask(node, attachment, out);
             }
             self.send_requests(node, attachment, &requests, out);
         }
+    }
+
+    /// Asks all copiers whether they are there.
+    pub(crate) fn ask_all(&self, out: &mut Outbox<'_>) {
+        for (node, attachment, _) in self.members() {
+            self.ask(node, attachment, out);
+        }
+    }
+
+    /// One that has left answers, if what it said then was lost.
+    fn ask(&self, node: NodeId, attachment: Attachment, out: &mut Outbox<'_>) {
+        let (ballot, requests) = (self.ballot, Vec::new());
+        out.send(
+            node,
+            Message::Keep {
+                ballot,
+                attachment,
+                requests,
+            },
+        );
     }
 
     /// Those whose turn to start over it is.

@@ -142,7 +142,7 @@ impl Node {
     }
 
     pub(super) fn end_claim_if_won(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let Role::Claiming(claim) = &mut self.role else {
+        let Role::Claiming(claim) = &self.role else {
             return;
         };
         if !claim.waiting.is_empty() {
@@ -158,26 +158,14 @@ impl Node {
         let (_, before) = claim.writing.unwrap_or_default();
         let epoch = Epoch(before.0 + 1);
         let writer = Writer::new(ballot, epoch, &claim.members, claim.merging, now);
-        let members = std::mem::take(&mut claim.members);
         self.role = Role::Writer(writer);
         self.follow(ballot);
         self.last_beat = now;
         actions.push(Action::Won(ballot));
         actions.push(Action::Promote(ballot, epoch, content));
-        let mut out = self.outbox(actions);
-        out.send_all(&Message::Beat { ballot });
+        self.outbox(actions).send_all(&Message::Beat { ballot });
         // Who has left since it accepted, and could not say so, says it now.
-        for (node, attachment) in members {
-            let requests = Vec::new();
-            out.send(
-                node,
-                Message::Keep {
-                    ballot,
-                    attachment,
-                    requests,
-                },
-            );
-        }
+        self.as_writer(actions, |writer, out| writer.ask_all(out));
     }
 
     pub(super) fn rejected(
