@@ -139,8 +139,7 @@ pub(crate) fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Whether a device begins with 4 KiB of zeros, so that nothing known is there: file systems, swap and LVM have their own
-/// marks in them.
+/// Whether a device begins with 4 KiB of zeros, as most do not that hold something: ext4, XFS, swap, LVM, partitions, stores.
 pub fn is_blank(device: &Device) -> crate::Result<bool> {
     let mut start = vec![0; PROBE.min(usize::try_from(device.size()).unwrap_or(PROBE))];
     crate::disk::read(device, 0, &mut start)?;

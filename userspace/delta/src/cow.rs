@@ -46,8 +46,8 @@ pub fn to_cow<D: Disk, B: Disk, O: Disk>(
     changes_to_cow(delta, base, output, ground, watch)
 }
 
-/// As [`to_cow`], but nobody looks at what does not change, and of images whose sizes may differ: the store shows the new image over `base` only for
-/// somebody who knows the new size, and that all is zero behind the old one.
+/// As [`to_cow`], but nobody looks at what does not change, and of images whose sizes may differ: the store shows the new
+/// image over `base` only for somebody who knows the new size, and that all is zero behind the old one.
 pub fn changes_to_cow<D: Disk, B: Disk, O: Disk>(
     delta: &Delta<D>,
     base: &B,

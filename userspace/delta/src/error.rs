@@ -82,6 +82,9 @@ pub enum Broken {
     /// A number outside its limits.
     #[error("{0} is outside its limits")]
     Limit(&'static str),
+    /// More of something than a delta may have.
+    #[error("{0} is outside its limits")]
+    TooMany(&'static str),
     /// A number of more bytes than it needs, or of more than 64 bits.
     #[error("a number in the {0} is not well formed")]
     Number(&'static str),

@@ -370,7 +370,7 @@ impl Parser<'_> {
         what: &'static str,
         item: impl Fn(&mut Self) -> Result<T, Broken>,
     ) -> Result<Vec<T>, Broken> {
-        let count = self.reader.limited(max, what)?;
+        let count = self.count(max, what)?;
         // It grows with what is there, and not with what is announced.
         let mut list = Vec::new();
         for _ in 0..count {
@@ -380,11 +380,19 @@ impl Parser<'_> {
         Ok(list)
     }
 
+    fn count(&mut self, max: u64, what: &'static str) -> Result<u64, Broken> {
+        let count = self.reader.limited(max, what);
+        count.map_err(|why| match why {
+            Broken::Limit(what) => Broken::TooMany(what),
+            why => why,
+        })
+    }
+
     /// Counts a run of `len` blocks from `start`, which must lie in an image of `blocks`.
     fn run(&mut self, start: u64, blocks: u64, what: &'static str) -> Result<u32, Broken> {
         self.runs += 1;
         if self.runs > MAX_RUNS {
-            return Err(Broken::Limit("the number of runs"));
+            return Err(Broken::TooMany("the number of runs"));
         }
         let len = self.reader.positive(u32::MAX.into(), what)?;
         if start.checked_add(len).is_none_or(|end| end > blocks) {
@@ -414,7 +422,7 @@ impl Parser<'_> {
     fn zero(&mut self) -> Result<Vec<Run>, Broken> {
         const WHAT: &str = "a run of zeros";
         let (mut at, mut zero) = (0, Vec::new());
-        for _ in 0..self.reader.limited(MAX_RUNS, WHAT)? {
+        for _ in 0..self.count(MAX_RUNS, WHAT)? {
             let start = at + self.reader.limited(MAX_IMAGE, WHAT)?;
             let len = self.run(start, self.new, WHAT)?;
             let run = Run { start, len };
@@ -510,7 +518,7 @@ impl Parser<'_> {
     fn piece(&mut self) -> Result<(), Broken> {
         self.pieces += 1;
         if self.pieces > MAX_PIECES {
-            return Err(Broken::Limit("the number of pieces"));
+            return Err(Broken::TooMany("the number of pieces"));
         }
         Ok(())
     }

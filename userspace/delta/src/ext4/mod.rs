@@ -206,8 +206,9 @@ impl<D: Disk + ?Sized> Walk<'_, D> {
             }
             self.extents += file.extents.len();
             self.blocks = self.blocks.saturating_add(file.blocks());
-            // No two files of a sound file system share a block.
-            if self.extents > MAX_EXTENTS || self.blocks > self.reader.blocks {
+            // Files share blocks in few file systems, and then not many.
+            let most = self.reader.blocks.saturating_mul(4);
+            if self.extents > MAX_EXTENTS || self.blocks > most {
                 break;
             }
             self.files.push(file);

@@ -175,7 +175,7 @@ fn write<W: Disk>(
     header.file_len = header.units_at() + index.units_len();
     // What readers would refuse is not written.
     Index::parse(&bytes, &header).map_err(|why| match why {
-        Broken::Limit(_) => too_many(output),
+        Broken::TooMany(_) => too_many(output),
         why => fail(why),
     })?;
     output
