@@ -20,6 +20,7 @@ use holey_core::table::StoreKind;
 use holey_core::table::StoreLine;
 use serde::Serialize;
 use serde::Serializer;
+use std::path::Path;
 
 /// A device of one of our targets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -262,6 +263,11 @@ pub fn remove_unused(kernel: &dyn Kernel, nodes: &dyn Nodes, uuid: &str) -> Resu
         }
     }
     Ok(())
+}
+
+/// Whether dm-snapshot is there, so that its targets are its own and not other names of ours.
+pub fn stock_is_there() -> bool {
+    Path::new("/sys/module/dm_snapshot").exists()
 }
 
 /// The devices of our targets whose origin is `origin`, with what they are for and whose target each is.

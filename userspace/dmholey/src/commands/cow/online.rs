@@ -119,7 +119,10 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
     }
     let survey = apply::plan(&mut store, &disk.name(), disk.size())?;
     room::expect(&dm, origin.number, &store)?;
-    let family = family(&dm, origin.number, what.how.family.family())?;
+    let family = match flow::stock_is_there() {
+        true => family(&dm, origin.number, what.how.family.family())?,
+        false => what.how.family.family(),
+    };
     drop(disk);
     let source = source(what, &store, &meter)?;
     if meter.stop() {
@@ -147,8 +150,8 @@ pub(crate) fn merge(what: &Merging<'_>, output: Output) -> anyhow::Result<Applie
     })
 }
 
-/// Whose target has to merge: of the module that keeps what the snapshots of the disk show. The other one would overwrite
-/// it.
+/// Where there are two modules, whose target has to merge: that of the one which keeps what the snapshots of the disk show.
+/// The other one would overwrite it.
 fn family(kernel: &dyn Kernel, origin: DevNum, asked: Family) -> anyhow::Result<Family> {
     let users = flow::users_of(kernel, origin)?;
     let Some(&(ref name, _, family)) = users.first() else {
@@ -157,13 +160,14 @@ fn family(kernel: &dyn Kernel, origin: DevNum, asked: Family) -> anyhow::Result<
     let other = users.iter().find(|(_, _, other)| *other != family);
     if let Some((other, _, _)) = other {
         let text = format!(
-            "{name} and {other}: use the disk by targets of different names; a merge keeps what is shown by those of one"
+            "{name} and {other}: use the disk by targets of two modules; a merge keeps only what is shown by those of one"
         );
         return Err(refuse(Exit::Refused, text));
     }
     if asked == Family::Stock && family != asked {
-        let text =
-            format!("{name}: uses the disk by a target of dmholey's own name; leave out --stock");
+        let text = format!(
+            "{name}: uses the disk by a target that is not dm-snapshot's; leave out --stock"
+        );
         return Err(refuse(Exit::Refused, text));
     }
     Ok(family)

@@ -6,6 +6,7 @@ use crate::dm::flow;
 use crate::dm::flow::Report;
 use crate::dm::flow::StoreFacts;
 use crate::dm::status::State;
+use crate::dm::table::Family;
 use crate::dm::table::Role;
 use crate::dm::DevNum;
 use crate::dm::Kernel;
@@ -34,10 +35,17 @@ pub(super) fn expect(
     image: &Store<Device>,
 ) -> anyhow::Result<()> {
     let queue = std::fs::read_to_string(QUEUE).unwrap_or_default();
-    if queue.trim().parse().is_ok_and(|seconds: u32| seconds > 0) {
+    let waits = queue.trim().parse().is_ok_and(|seconds: u32| seconds > 0);
+    if waits && !(flow::stock_is_there() && has_stock(kernel, origin)?) {
         return Ok(());
     }
     expect_beside(kernel, origin, &image.places()?, &kept)
+}
+
+/// Whether the origin has snapshots of dm-snapshot, which wait for nothing.
+fn has_stock(kernel: &dyn Kernel, origin: DevNum) -> anyhow::Result<bool> {
+    let users = flow::users_of(kernel, origin)?;
+    Ok(users.iter().any(|(_, _, family)| *family == Family::Stock))
 }
 
 fn expect_beside(
