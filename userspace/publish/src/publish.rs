@@ -345,8 +345,10 @@ fn next(
     place: &Place,
     role: Option<&str>,
 ) -> Result<NonZeroU64> {
-    let first = u64::try_from(now.as_second()).unwrap_or(0);
-    let mut last = old.map_or(first, NonZeroU64::get);
+    let before = u64::try_from(now.as_second())
+        .unwrap_or(0)
+        .saturating_sub(1);
+    let mut last = old.map_or(before, NonZeroU64::get);
     loop {
         let next = last.checked_add(1).and_then(NonZeroU64::new);
         let next =
