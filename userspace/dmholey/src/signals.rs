@@ -60,7 +60,7 @@ fn heard() -> impl Iterator<Item = libc::c_int> {
     let ignored = ignored(&status);
     SIGNALS
         .into_iter()
-        .filter(move |signal| ignored & 1 << (signal - 1) == 0)
+        .filter(move |signal| ignored & (1 << (signal - 1)) == 0)
 }
 
 /// The signals that a process ignores, a bit for each from the first on.
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn ignored_signals_are_found() {
         let status = "Name:\tx\nSigBlk:\t0000000000000003\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
-        assert_eq!(ignored(status), 1 << (SIGHUP - 1) | 1 << 12);
+        assert_eq!(ignored(status), (1 << (SIGHUP - 1)) | (1 << 12));
         assert_eq!(ignored(""), 0);
     }
 }
