@@ -133,6 +133,7 @@ built afresh
 
 upgraded in place
   {inplace}
+  Its blocks lie where the file system has put them that time: of another such image this column differs by some percent.
 
 built with --base
   ``dmholey image build`` lays the new tree over the old image.
