@@ -8,6 +8,8 @@ sector. A fault says what has to come of it in particular. Its docstring is what
 import time
 
 from cluster import Failed
+from fleet import COW
+from fleet import NAME
 from fleet import VOLUME
 from model import describe
 
@@ -362,6 +364,55 @@ def agent_in_merge(fleet, numbers):
     fleet.settled(heir)
     fleet.progress(heir, 30)
     return {"merging": merging}
+
+
+@fault
+def held_helper(fleet, numbers):
+    """Somebody holds open what a merge writes through; that writer steps down, joins, and takes over once more."""
+    writer, copiers = roles(fleet)
+    heir, other = numbers.sample(copiers, 2)
+    fleet.throttle(heir, 1)
+    fleet.off(writer)
+    fleet.takeover(heir, [writer])
+    holder = fleet.node(heir).start(f"sleep 3600 </dev/mapper/{NAME}-writer")
+    fleet.progress(heir, 30)
+    fleet.throttle(heir, 100)
+    fleet.settled(heir)
+    if holder.ended.is_set():
+        raise Failed(f"the helper of {heir} was gone before it could be held")
+    for old, new in (heir, other), (other, heir):
+        fleet.stop_load(old)
+        fleet.at(old, "demote")
+        fleet.takeover(new, [writer])
+        fleet.progress(new, 30)
+        fleet.join(old, new)
+        fleet.progress(old, 30)
+    holder.kill()
+
+
+@fault
+def cow_error_at_takeover(fleet, numbers):
+    """Who takes over cannot read its COW device for a while: that is tried again, and the overlay is kept."""
+    writer, copiers = roles(fleet)
+    heir = numbers.choice(copiers)
+    fleet.off(writer)
+    # Its own writes would end the overlay.
+    fleet.all_read(heir)
+    sectors = fleet.node(heir).disks[COW].size // 512
+    fleet.table(heir, "cow", f"0 {sectors} error")
+    wait = int(60 * fleet.slow)
+    job = fleet.begin(heir, f"takeover --fenced {writer}", wait)
+    time.sleep(numbers.uniform(0.5, 2) * fleet.slow)
+    fleet.table(heir, "cow", fleet.whole(heir, "cow"))
+    done = job.wait(wait + 60)
+    # It says that this is a matter of time.
+    if done.status != 7:
+        done.check()
+    fleet.counts["takeovers"] += 1
+    fleet.settled(heir)
+    fleet.go_on(heir)
+    fleet.progress(heir, 30)
+    return {"in time": bool(done)}
 
 
 @fault
