@@ -346,14 +346,19 @@ def power_in_join(fleet, numbers):
     return {"off": "writer"}
 
 
+def begin_merge(fleet, writer, heir):
+    """The writer loses its power, and another node takes over, whose merge takes its time."""
+    fleet.throttle(heir, 1)
+    fleet.off(writer)
+    fleet.takeover(heir, [writer])
+
+
 @fault
 def agent_in_merge(fleet, numbers):
     """The agent of the new writer is killed while it merges, and starts anew: the merge comes to its end."""
     writer, copiers = roles(fleet)
     heir = numbers.choice(copiers)
-    fleet.throttle(heir, 1)
-    fleet.off(writer)
-    fleet.takeover(heir, [writer])
+    begin_merge(fleet, writer, heir)
     some_time(numbers)
     merging = (fleet.status(heir) or {}).get("merging")
     fleet.kill_agent(heir)
@@ -371,9 +376,7 @@ def held_helper(fleet, numbers):
     """Somebody holds open what a merge writes through; that writer steps down, joins, and takes over once more."""
     writer, copiers = roles(fleet)
     heir, other = numbers.sample(copiers, 2)
-    fleet.throttle(heir, 1)
-    fleet.off(writer)
-    fleet.takeover(heir, [writer])
+    begin_merge(fleet, writer, heir)
     holder = fleet.node(heir).start(f"sleep 3600 </dev/mapper/{NAME}-writer")
     fleet.progress(heir, 30)
     fleet.throttle(heir, 100)
@@ -420,9 +423,7 @@ def power_in_merge(fleet, numbers):
     """The new writer loses its power while it merges; it, or the other copier, takes up where it was."""
     writer, copiers = roles(fleet)
     heir, other = numbers.sample(copiers, 2)
-    fleet.throttle(heir, 1)
-    fleet.off(writer)
-    fleet.takeover(heir, [writer])
+    begin_merge(fleet, writer, heir)
     some_time(numbers)
     merging = (fleet.status(heir) or {}).get("merging")
     old = fleet.members[heir].log

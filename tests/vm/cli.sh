@@ -103,14 +103,19 @@ t_diff_and_merge() {
     check base new
 }
 
-# cow apply --online: merged by the kernel while a snapshot of the disk is in use.
-t_apply_online() {
-    start
+# make_update: delta.cow makes base what new is
+make_update() {
     vol new 16384
     dd if=$D/base of=$D/new bs=1M iflag=direct oflag=direct status=none
     fork_model base new
     scribble new new 3 --ops 60
     dmholey cow diff $D/base $D/new --output $WORK/delta.cow
+}
+
+# cow apply --online: merged by the kernel while a snapshot of the disk is in use.
+t_apply_online() {
+    start
+    make_update
     make_snapshot snap base store
     scribble snap snap 4 --ops 40
     dmholey cow apply $WORK/delta.cow --to $D/base --online
@@ -124,11 +129,7 @@ t_apply_online() {
 t_apply_online_for_stock() {
     load_stock
     start
-    vol new 16384
-    dd if=$D/base of=$D/new bs=1M iflag=direct oflag=direct status=none
-    fork_model base new
-    scribble new new 3 --ops 60
-    dmholey cow diff $D/base $D/new --output $WORK/delta.cow
+    make_update
     use_stock_names
     make_snapshot snap base store
     scribble snap snap 4 --ops 40

@@ -136,6 +136,20 @@ t_no_room() {
     shows $D/snap 1
 }
 
+# slow_client: runs from version 1, on a disk that can be slowed down, and has pulled the next one
+slow_client() {
+    make_versions
+    load
+    vol disk 1024
+    dmsetup create base --table "0 1024 delay $D/disk 0 0"
+    cow store 4096
+    dd if=$WORK/v1 of=$D/base oflag=direct bs=4096 status=none
+    publish 1 3
+    configure $D/base $WORK/client
+    boots_from base store
+    update pull
+}
+
 # signalled SIGNAL STATUS COMMAND [OPTION]...: an update that gets a signal while the kernel merges, and ends with a status
 signalled() {
     local pid status=0
@@ -159,16 +173,7 @@ merges() { [ -n "$(dmsetup table base-apply)" ]; }
 # limit: 200
 t_killed() {
     local table
-    make_versions
-    load
-    vol disk 1024
-    dmsetup create base --table "0 1024 delay $D/disk 0 0"
-    cow store 4096
-    dd if=$WORK/v1 of=$D/base oflag=direct bs=4096 status=none
-    publish 1 3
-    configure $D/base $WORK/client
-    boots_from base store
-    update pull
+    slow_client
     killed apply
     equal "$(said apply '[.version, .way] | @text')" '[2,"online"]' apply
     is_gone
@@ -203,16 +208,7 @@ t_killed() {
 
 # One that is asked to end takes down what it has made, and the next one goes on from there.
 t_stopped() {
-    make_versions
-    load
-    vol disk 1024
-    dmsetup create base --table "0 1024 delay $D/disk 0 0"
-    cow store 4096
-    dd if=$WORK/v1 of=$D/base oflag=direct bs=4096 status=none
-    publish 1 3
-    configure $D/base $WORK/client
-    boots_from base store
-    update pull
+    slow_client
     signalled TERM 130 apply
     is_gone
     equal "$(phase)" applying phase
